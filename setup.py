@@ -1,0 +1,38 @@
+"""Build and metadata of the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ddgan/__init__.py").read_text())[1]
+
+setup(
+    name="ddgan",
+    version=VERSION,
+    description="Few-step generative models: Denoising Diffusion GANs and SPI-GAN",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ddgan", "ddgan.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "mmengine>=0.10.7,<0.12",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tensorboard>=2.15",
+        "rich>=13",
+    ],
+    extras_require={
+        "eval": ["torch-fidelity>=0.4"],
+        "timm": ["timm>=1.0"],
+        "ode": ["torchdiffeq>=0.2.5"],
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "ninja", "pybind11>=2.12"],
+    },
+)
