@@ -1,1 +1,32 @@
-"""."""
+"""The mathematics of diffusion: schedules, forward process, posterior and sampling.
+
+Time runs over ``t ∈ {1, …, T}`` and ``x_0`` is data, as in the papers. Every function here takes
+that ``t``. The networks take the 0-based index ``t - 1``, as the released weights expect: the
+subtraction happens where a model calls its network, and nowhere else.
+"""
+
+from ddgan.diffusion.noise import SampleNoise
+from ddgan.diffusion.parametrization import (
+    DirectDenoising,
+    NoiseGeneration,
+    Parametrization,
+    PosteriorOfX0,
+    get_parametrization,
+)
+from ddgan.diffusion.process import Diffusion
+from ddgan.diffusion.sampling import ancestral
+from ddgan.diffusion.schedules import geometric_betas, vp_betas, vp_variance
+
+__all__ = [
+    "Diffusion",
+    "DirectDenoising",
+    "NoiseGeneration",
+    "Parametrization",
+    "PosteriorOfX0",
+    "SampleNoise",
+    "ancestral",
+    "geometric_betas",
+    "get_parametrization",
+    "vp_betas",
+    "vp_variance",
+]

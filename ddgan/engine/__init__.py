@@ -1,1 +1,23 @@
-"""."""
+"""Training on top of mmengine: runner, loop, hooks, optimizers, and files of weights."""
+
+from ddgan.engine.checkpoint import read_checkpoint, read_weights, save_release
+from ddgan.engine.config import check_config, load_config
+from ddgan.engine.hooks import AtomicCheckpoint, SamplePictures, TrainingLog
+from ddgan.engine.loops import TrainLoop
+from ddgan.engine.optim import PerNetworkOptimWrapperConstructor, PrecisionOptimWrapper
+from ddgan.engine.runner import Runner
+
+__all__ = [
+    "AtomicCheckpoint",
+    "PerNetworkOptimWrapperConstructor",
+    "PrecisionOptimWrapper",
+    "Runner",
+    "SamplePictures",
+    "TrainLoop",
+    "TrainingLog",
+    "check_config",
+    "load_config",
+    "read_checkpoint",
+    "read_weights",
+    "save_release",
+]

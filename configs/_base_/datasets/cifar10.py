@@ -1,0 +1,9 @@
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(type="CIFAR10", root="data/cifar10", split="train"),
+    sampler=dict(type="ResumableSampler"),
+    collate_fn=dict(type="default_collate"),
+)

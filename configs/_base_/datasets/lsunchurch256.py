@@ -1,0 +1,15 @@
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type="ImageLMDB",
+        path="data/lsun/church_outdoor_train_lmdb",
+        num_images=120_000,
+        pipeline=[dict(type="CentreCrop"), dict(type="Resize", size=256)],
+        image_size=256,
+    ),
+    sampler=dict(type="ResumableSampler"),
+    collate_fn=dict(type="default_collate"),
+)

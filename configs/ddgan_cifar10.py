@@ -1,0 +1,11 @@
+# CIFAR-10 as in the official release: 4 GPUs with 64 pictures each, 1801 epochs of 195 iterations.
+_base_ = [
+    "_base_/models/ddgan_32.py",
+    "_base_/datasets/cifar10.py",
+    "_base_/schedules/adam_cosine.py",
+    "_base_/default_runtime.py",
+]
+train_cfg = dict(type="TrainLoop", max_iters=351_195)
+optim_wrapper = dict(
+    generator=dict(optimizer=dict(lr=1.6e-4)), discriminator=dict(optimizer=dict(lr=1.25e-4))
+)

@@ -1,0 +1,159 @@
+"""Files of weights: training checkpoints that survive a crash, and small safe release files."""
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from mmengine.logging import print_log
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddgan.engine.config import config_from_json, config_to_json
+from ddgan.errors import CheckpointError
+
+RELEASE_FORMAT = "ddgan-release-1"
+CHECKPOINT_FORMAT = "ddgan-checkpoint-1"
+LAST_CHECKPOINT = "last_checkpoint"
+_NAME = re.compile(r"iter_(\d+)\.pth")
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call ``write(temporary path)``, sync the file and move it to ``path`` in one step.
+
+    Whatever happens in between, ``path`` holds either its old content or the whole new one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write a training checkpoint atomically; raises CheckpointError if it cannot be written."""
+    path = Path(path)
+    content = {"format": CHECKPOINT_FORMAT, **payload}
+    try:
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError of its archive writer.
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({error}); free space or fix the permissions "
+            "of its folder, then resume: earlier checkpoints are untouched"
+        ) from error
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Return a training checkpoint after checking its sums; nothing in the file is executed.
+
+    Raises CheckpointError if the file is missing, truncated, altered or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    check_archive(path)
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read without running code from it, or is damaged: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} is not a training checkpoint of this project; released weights of the "
+            "official code are converted with tools/convert_official.py"
+        )
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` is a whole zip archive whose parts match their sums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a checkpoint ({error}); resume from another one"
+        ) from None
+    if bad is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {bad!r} in it does not match")
+
+
+def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
+    """Return the newest whole checkpoint of a folder, naming in the log those passed over."""
+    for path in reversed(list_checkpoints(work_dir)):
+        try:
+            check_archive(path)
+        except CheckpointError as error:
+            print_log(f"Passing over a damaged checkpoint: {error}", "current", 30)
+        else:
+            return path
+    return None
+
+
+def list_checkpoints(work_dir: str | Path) -> list[Path]:
+    """Return the checkpoints ``iter_N.pth`` of a folder, by iteration."""
+    found = [p for p in Path(work_dir).glob("iter_*.pth") if _NAME.fullmatch(p.name)]
+    return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))
+
+
+def save_release(
+    path: str | Path, state: Mapping[str, Tensor], config: Config, info: Mapping[str, str]
+) -> None:
+    """Write weights with the config that rebuilds their model as a safetensors file.
+
+    ``state`` has names of the model's state dict; ``info`` is kept as metadata.
+    """
+    metadata = {**info, "format": RELEASE_FORMAT, "config": config_to_json(config)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str, str]]:
+    """Return (config, state dict, information) of a release file or a training checkpoint.
+
+    Raises CheckpointError if the file is missing, damaged or of another kind. Nothing in it is
+    executed.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_release(path)
+    content = read_checkpoint(path)
+    meta = content["meta"]
+    info = {"iteration": str(meta["iter"]), "seed": str(meta["seed"])}
+    return config_from_json(meta["config"]), content["state_dict"], info
+
+
+def _read_release(path: Path) -> tuple[Config, dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise CheckpointError(f"file of weights {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+    if info.pop("format", None) != RELEASE_FORMAT or "config" not in info:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one that this project wrote: it lacks a config"
+        )
+    return config_from_json(info.pop("config")), state, info
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

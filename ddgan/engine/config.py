@@ -1,0 +1,173 @@
+"""Reading configs, and refusing keys that nobody reads."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+from mmengine.config import ConfigDict
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
+from torch.utils.data import DataLoader
+
+from ddgan import registry
+from ddgan.diffusion import Diffusion
+from ddgan.errors import ConfigError
+
+REGISTRIES = [value for value in vars(registry).values() if isinstance(value, Registry)]
+
+TOP_LEVEL_KEYS = frozenset(
+    """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
+    experiment_name load_from log_level model optim_wrapper param_scheduler randomness
+    resume train_cfg train_dataloader visualizer work_dir launcher""".split()
+)
+_LOADER_KEYS = {
+    "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn"
+}  # fmt: skip
+
+# The keys of the dicts that are not components, and so are not checked against a signature.
+_PLAIN_DICTS: dict[str, Iterable[str] | Callable] = {
+    "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
+    "env_cfg.mp_cfg": ("mp_start_method", "opencv_num_threads"),
+    "env_cfg.dist_cfg": ("backend", "timeout"),
+    "randomness": ("seed", "diff_rank_seed", "deterministic"),
+    "custom_imports": ("imports", "allow_failed_imports"),
+    "train_dataloader": _LOADER_KEYS | set(inspect.signature(DataLoader).parameters),
+    "model.diffusion": set(inspect.signature(Diffusion).parameters),
+}
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return the config file at ``path`` with ``options`` (dotted keys) merged in, checked.
+
+    Raises ConfigError if the file is missing, or for a key or component that does not exist.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"config {str(path)!r} is not a file; configs are found in configs/")
+    cfg = Config.fromfile(str(path))
+    if options:
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (KeyError, IndexError, TypeError) as error:
+            raise ConfigError(f"--cfg-options {dict(options)} do not fit {path}: {error}") from None
+    cfg.setdefault("default_scope", registry.SCOPE)
+    check_config(cfg)
+    return cfg
+
+
+def check_config(cfg: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the config has a key that nothing would read."""
+    _check_keys("the config", cfg, TOP_LEVEL_KEYS)
+    for missing in {"model", "train_dataloader", "train_cfg", "optim_wrapper"} - set(cfg):
+        raise ConfigError(f"the config has no {missing!r}; see configs/ddgan_cifar10.py for one")
+    _check("", cfg)
+
+
+def find_component(name: str) -> Callable | None:
+    """Return the component registered as ``name`` in any registry, its parents included."""
+    name = name.removeprefix(f"{registry.SCOPE}.")
+    for candidate in REGISTRIES:
+        candidate.import_from_location()
+        node: Registry | None = candidate
+        while node is not None:
+            if name in node.module_dict:
+                return node.module_dict[name]
+            node = node.parent
+    return None
+
+
+def config_to_json(cfg: Config) -> str:
+    """Return the config as JSON, the form that checkpoints carry: reading it runs no code."""
+    return json.dumps(cfg.to_dict(), default=str)
+
+
+def config_from_json(text: str) -> Config:
+    """Return the config that ``config_to_json`` wrote; tuples come back as lists."""
+    return Config(ConfigDict(json.loads(text)))
+
+
+def check_trusted_types(node: Any, path: str = "model") -> None:
+    """Raise ConfigError if part of a config from a file of weights names anything unregistered.
+
+    mmengine builds a type that is not registered by importing it, whatever it is.
+    """
+    if isinstance(node, Mapping):
+        if "type" in node and (
+            not isinstance(node["type"], str) or find_component(node["type"]) is None
+        ):
+            raise ConfigError(
+                f"{path}.type is {node['type']!r}, which no imported package registers; "
+                "import the package that defines it first (tools: --import PACKAGE)"
+            )
+        for key, value in node.items():
+            check_trusted_types(value, f"{path}.{key}")
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            check_trusted_types(value, f"{path}.{index}")
+
+
+def _check(path: str, node: Any) -> None:
+    if isinstance(node, Mapping):
+        if "type" in node:
+            _check_component(path, node)
+        elif path in _PLAIN_DICTS:
+            _check_keys(path, node, _PLAIN_DICTS[path])
+        for key, value in node.items():
+            _check(f"{path}.{key}" if path else str(key), value)
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            _check(f"{path}.{index}", value)
+
+
+def _check_component(path: str, node: Mapping) -> None:
+    name = node["type"]
+    if isinstance(name, str):
+        component = find_component(name)
+        if component is None and "." in name:
+            component = get_object_from_string(name)
+        if component is None:
+            known = [key for candidate in REGISTRIES for key in candidate.module_dict]
+            raise ConfigError(
+                f"{path}.type is {name!r}, which is not registered{_hint(name, known)}"
+            )
+    else:
+        component = name
+    accepted = _parameters(component)
+    if accepted is not None:
+        label = f"{path} ({getattr(component, '__name__', component)})"
+        _check_keys(label, node, accepted | {"type"})
+
+
+def _parameters(component: Callable) -> set[str] | None:
+    """Return the names of a component's arguments, or None if it takes any."""
+    if not inspect.isclass(component):
+        return _names(component)[0]
+    names: set[str] = set()
+    for base in component.__mro__:
+        if "__init__" in vars(base):
+            own, is_open = _names(base.__init__)
+            names |= own
+            if not is_open:
+                return names
+    return None
+
+
+def _names(function: Callable) -> tuple[set[str], bool]:
+    parameters = inspect.signature(function).parameters.values()
+    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    fixed = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {p.name for p in parameters if p.kind not in fixed} - {"self"}, is_open
+
+
+def _check_keys(path: str, node: Mapping, known: Iterable[str]) -> None:
+    for key in node:
+        if key not in known:
+            raise ConfigError(f"{path} has no key {key!r}{_hint(key, known)}")
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(key), [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it knows {sorted(map(str, known))}"

@@ -1,0 +1,78 @@
+"""Devices and process groups, on GPUs and on CPU-only machines alike."""
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+
+from ddgan.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """Return the device of this process; ``"auto"`` is a GPU if there is one.
+
+    Raises ConfigError if a GPU is asked for, or one per process is needed, and there is none.
+    """
+    base, _, index = name.partition(":")
+    if base not in DEVICES:
+        raise ConfigError(f"device is {name!r}; expected one of {DEVICES}, or cuda:N")
+    if base == "cpu" or (base == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device is {name!r}, but torch {torch.__version__} finds no CUDA device; use "
+            "device 'cpu' or 'auto', or install a CUDA build of torch and check nvidia-smi"
+        )
+    local = int(index) if index else int(os.environ.get("LOCAL_RANK", 0))
+    if local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {local} of this machine needs a GPU of its own, but there are "
+            f"{torch.cuda.device_count()}; start fewer processes"
+        )
+    return torch.device("cuda", local)
+
+
+def init_process_group(
+    launcher: str, device: torch.device, backend: str | None, timeout: int
+) -> None:
+    """Join the process group that torchrun or Slurm describes in the environment.
+
+    The backend is NCCL on GPUs and Gloo on CPUs unless named; ``timeout`` is in seconds.
+    """
+    if launcher == "slurm":
+        _set_slurm_environment()
+    missing = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ)
+    if missing:
+        raise ConfigError(
+            f"launcher is {launcher!r}, but {sorted(missing)} are not set; start the run with "
+            "tools/dist_train.sh or tools/slurm_train.sh"
+        )
+    backend = backend or ("nccl" if device.type == "cuda" else "gloo")
+    if backend == "nccl" and device.type != "cuda":
+        raise ConfigError("env_cfg.dist_cfg.backend is 'nccl', which needs GPUs; use 'gloo'")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+
+
+def _set_slurm_environment() -> None:
+    try:
+        rank, world = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"]
+        local, nodes = os.environ["SLURM_LOCALID"], os.environ["SLURM_NODELIST"]
+    except KeyError as error:
+        raise ConfigError(f"launcher is 'slurm', but {error} is not set; use srun") from None
+    os.environ.update(RANK=rank, WORLD_SIZE=world, LOCAL_RANK=local)
+    os.environ.setdefault("MASTER_ADDR", first_host(nodes))
+    os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a Slurm node list such as ``gpu[003-007,9],login1``."""
+    prefix, bracket, rest = nodes.partition("[")
+    if "," in prefix or not bracket:
+        return nodes.split(",")[0]
+    number = rest.split("]")[0].split(",")[0].split("-")[0]
+    return prefix + number + rest.partition("]")[2].split(",")[0]

@@ -1,0 +1,202 @@
+"""What happens around iterations: the log, checkpoints and pictures."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from ddgan.engine.checkpoint import list_checkpoints
+from ddgan.engine.memory import peak_memory
+from ddgan.errors import TrainingError
+from ddgan.registry import HOOKS
+from ddgan.visualization import save_samples
+
+
+class RunningMeans:
+    """Means of logged tensors since the last report, kept on the device until they are read.
+
+    A vector stands for one mean per entry, and its NaNs for entries without a value.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, logs: dict[str, Tensor]) -> None:
+        """Add the values of one iteration."""
+        for name, value in logs.items():
+            missing = value.isnan() if value.ndim else torch.zeros_like(value, dtype=torch.bool)
+            present = torch.where(missing, 0.0, value)
+            if name in self._sums:
+                self._sums[name] += present
+                self._counts[name] += ~missing
+            else:
+                self._sums[name] = present
+                self._counts[name] = (~missing).float()
+
+    def pop(self) -> dict[str, float]:
+        """Return the means and start anew; this waits for the device."""
+        means: dict[str, float] = {}
+        for name, total in self._sums.items():
+            values = (total / self._counts[name]).tolist()
+            if isinstance(values, list):
+                means |= {f"{name}_{i}": v for i, v in enumerate(values, 1) if v == v}
+            else:
+                means[name] = values
+        self._sums, self._counts = {}, {}
+        return means
+
+
+@HOOKS.register_module()
+class TrainingLog(Hook):
+    """Report progress, speed and the means of the losses every ``interval`` iterations.
+
+    Losses stay on the device in between. A loss that is not finite stops the run, at the next
+    report or before the next checkpoint, whichever comes first: no checkpoint has seen it.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int = 50):
+        self.interval = interval
+        self._means = RunningMeans()
+
+    def before_train(self, runner: Runner) -> None:
+        """State the sizes of the run."""
+        loop = runner.train_loop
+        runner.logger.info(
+            f"Training from iteration {loop.iter} to {loop.max_iters} with global batch "
+            f"{loop.global_batch_size} ({runner.world_size} x {loop.dataloader.batch_size}), "
+            f"learning rates {_learning_rates(runner)}; folder {runner.work_dir}"
+        )
+        self._since, self._since_iter = time.perf_counter(), loop.iter
+        self._waiting, self._iter_end = 0.0, self._since
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Note the time spent waiting for data."""
+        self._waiting += time.perf_counter() - self._iter_end
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Add up the logs, and report where it is due."""
+        self._means.add(outputs or {})
+        done = batch_idx + 1
+        if done % self.interval == 0 or done == runner.max_iters:
+            self.report(runner, done)
+        self._iter_end = time.perf_counter()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check the losses since the last report before they get into a checkpoint."""
+        self._check_finite(runner, self._means.pop() if self._means._sums else {})
+
+    def report(self, runner: Runner, done: int) -> None:
+        """Write one line to the log and the scalars to the visualizer."""
+        means = self._means.pop()
+        self._check_finite(runner, means)
+        now, iterations = time.perf_counter(), max(done - self._since_iter, 1)
+        seconds = (now - self._since) / iterations
+        loop = runner.train_loop
+        speed = {
+            "seconds_per_iter": seconds,
+            "images_per_second": loop.global_batch_size / seconds,
+            "data_wait": self._waiting / (now - self._since),
+            "memory_gib": peak_memory(runner.device) / 2**30,
+        }
+        norms = {
+            f"{name}_grad_norm": float(wrapper.grad_norm)
+            for name, wrapper in runner.optim_wrapper.items()
+            if getattr(wrapper, "grad_norm", None) is not None
+        }
+        rates = {f"{name}_lr": lr for name, lr in _learning_rates(runner).items()}
+        runner.visualizer.add_scalars({**means, **norms, **rates, **speed}, step=done)
+        eta = timedelta(seconds=int(seconds * (loop.max_iters - done)))
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        runner.logger.info(
+            f"iter {done}/{loop.max_iters}  eta {eta}  {seconds:.3f} s/iter  "
+            f"{speed['images_per_second']:.0f} images/s  data {speed['data_wait']:.1%}  "
+            f"memory {speed['memory_gib']:.2f} GiB  {losses}"
+        )
+        self._since, self._since_iter, self._waiting = now, done, 0.0
+
+    def _check_finite(self, runner: Runner, means: dict[str, float]) -> None:
+        bad = {n: v for n, v in means.items() if n.endswith("loss") and not abs(v) < float("inf")}
+        if bad:
+            good = list_checkpoints(runner.work_dir)
+            last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was saved"
+            raise TrainingError(
+                f"the loss is not finite by iteration {runner.iter + 1} ({bad}); {last}. Resume "
+                "with a lower learning rate or a larger r1_gamma, or with --amp off"
+            )
+
+
+def _learning_rates(runner: Runner) -> dict[str, float]:
+    wrappers = runner.optim_wrapper.items()
+    return {name: wrapper.optimizer.param_groups[0]["lr"] for name, wrapper in wrappers}
+
+
+@HOOKS.register_module()
+class AtomicCheckpoint(Hook):
+    """Write ``iter_N.pth`` every ``interval`` iterations and at the end, from the main process.
+
+    Of the checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1); an old one goes only
+    after a new one is complete.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 10_000, max_keep_ckpts: int = 3):
+        if interval < 1 or max_keep_ckpts == 0:
+            raise ValueError(
+                f"interval is {interval} and max_keep_ckpts {max_keep_ckpts}; expected an interval "
+                "of at least 1, and at least 1 checkpoint kept, or -1 for all"
+            )
+        self.interval = interval
+        self.max_keep_ckpts = max_keep_ckpts
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Save where it is due."""
+        done = batch_idx + 1
+        if not is_main_process() or (done % self.interval and done != runner.max_iters):
+            return
+        path = Path(runner.work_dir) / f"iter_{done}.pth"
+        runner.save_training_state(path)
+        runner.logger.info(f"Saved {path}")
+        if self.max_keep_ckpts > 0:
+            for old in list_checkpoints(runner.work_dir)[: -self.max_keep_ckpts]:
+                old.unlink()
+
+
+@HOOKS.register_module()
+class SamplePictures(Hook):
+    """Draw the same ``num`` samples of the averaged generator every ``interval`` iterations.
+
+    They go to ``samples/iter_N.png`` in the run's folder and to TensorBoard: a grid of pictures,
+    or a scatter plot of points.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, interval: int = 1000, num: int = 64, seed: int = 0):
+        self.interval = interval
+        self.num = num
+        self.seed = seed
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Draw where it is due."""
+        done = batch_idx + 1
+        if not is_main_process() or (done % self.interval and done != runner.max_iters):
+            return
+        samples = runner.model.sample(self.num, seed=self.seed)
+        path = Path(runner.work_dir) / "samples" / f"iter_{done}.png"
+        picture = save_samples(samples, path)
+        runner.visualizer.add_image("samples", picture, step=done)

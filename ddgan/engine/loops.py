@@ -1,0 +1,77 @@
+"""The training loop."""
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
+
+from ddgan.data import check_batch_size
+from ddgan.registry import LOOPS
+
+
+@LOOPS.register_module()
+class TrainLoop(BaseLoop):
+    """Train for ``max_iters`` iterations over an endless loader, resumable at every one of them.
+
+    Each iteration seeds torch from (seed, iteration), and the sampler is told the position to
+    start from: nothing but the iteration has to be restored, and no data is read twice.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, max_iters: int):
+        super().__init__(runner, dataloader)
+        if max_iters < 1:
+            raise ValueError(f"train_cfg.max_iters is {max_iters}; expected at least 1")
+        self._max_iters = int(max_iters)
+        self.iter = 0
+        self.samples_seen = 0
+        self.global_batch_size = self.dataloader.batch_size * get_world_size()
+        check_batch_size(self.dataloader.dataset, self.global_batch_size)
+
+    # mmengine's runner and hooks ask for epochs; the whole training is one.
+    epoch = 0
+    max_epochs = 1
+
+    @property
+    def max_iters(self) -> int:
+        """The number of iterations to train for in total."""
+        return self._max_iters
+
+    def resume(self, iteration: int, samples_seen: int) -> None:
+        """Continue after ``iteration`` iterations, in which ``samples_seen`` samples were used."""
+        self.iter = iteration
+        self.samples_seen = samples_seen
+
+    def run(self) -> torch.nn.Module:
+        """Train and return the model."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        self.dataloader.sampler.set_position(self.samples_seen)
+        for wrapper in runner.optim_wrapper.values():
+            # So that a last, partial window of accumulated gradients is applied as well.
+            wrapper.initialize_count_status(runner.model, self.iter, self.max_iters)
+        runner.model.train()
+        batches = iter(self.dataloader) if self.iter < self.max_iters else None
+        while self.iter < self.max_iters:
+            self.run_iter(next(batches))
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def run_iter(self, batch: dict) -> None:
+        """Make one iteration."""
+        self.runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
+        seed_iteration(self.runner.seed, self.iter)
+        outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+        self.samples_seen += self.global_batch_size
+        self.runner.call_hook(
+            "after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=outputs
+        )
+        self.iter += 1
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Seed torch for one iteration, alike on all processes; ``StepRandom`` sets them apart."""
+    # An odd multiplier mixes the two numbers over 64 bits; consecutive iterations and seeds do not
+    # collide.
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + iteration) % 2**63)

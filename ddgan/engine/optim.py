@@ -1,0 +1,124 @@
+"""Optimizer wrappers: one per network, with mixed precision on any device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.optim import OptimWrapper as MMOptimWrapper
+from mmengine.optim import OptimWrapperDict
+from torch import Tensor, nn
+
+from ddgan.errors import ConfigError
+from ddgan.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+
+_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@OPTIM_WRAPPERS.register_module()
+class PrecisionOptimWrapper(MMOptimWrapper):
+    """An optimizer with autocast to ``amp`` (``"off"``, ``"bf16"`` or ``"fp16"``).
+
+    fp16 scales the loss and skips steps that overflow. Every ``norm_interval`` steps the norm of
+    the gradient is kept in ``grad_norm``, on the device.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        amp: str = "off",
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        norm_interval: int = 10,
+    ):
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        if amp not in _DTYPES:
+            raise ValueError(f"amp is {amp!r}; expected one of {[*_DTYPES]}")
+        self.dtype = _DTYPES[amp]
+        self.device_type = self.optimizer.param_groups[0]["params"][0].device.type
+        if amp == "fp16" and self.device_type != "cuda":
+            raise ConfigError("amp is 'fp16', which needs a CUDA device; use 'bf16' or 'off'")
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=amp == "fp16")
+        self.norm_interval = norm_interval
+        self.grad_norm: Tensor | None = None
+        self._steps = 0
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Compute in the chosen precision; gradients are synchronised only before a step."""
+        with (
+            super().optim_context(model),
+            torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None),
+        ):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of the (scaled) loss."""
+        with torch.autocast(self.device_type, enabled=False):
+            self.scaler.scale(loss).backward()
+        self._inner_count += 1
+
+    def step(self) -> None:
+        """Clip if asked and update the parameters."""
+        measure = self._steps % self.norm_interval == 0
+        self._steps += 1
+        if self.scaler.is_enabled() and (measure or self.clip_grad_kwargs):
+            self.scaler.unscale_(self.optimizer)
+        if measure:
+            self.grad_norm = torch.nn.utils.get_total_norm(self._gradients())
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        """Return the state of the optimizer and, in fp16, of the loss scale."""
+        state = super().state_dict()
+        if self.scaler.is_enabled():
+            state["loss_scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore the optimizer and the loss scale, if the state has one."""
+        state = dict(state_dict)
+        if (scaler := state.pop("loss_scaler", None)) and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
+        super().load_state_dict(state)
+
+    def _gradients(self) -> list[Tensor]:
+        groups = self.optimizer.param_groups
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class PerNetworkOptimWrapperConstructor:
+    """Build one optimizer wrapper for each named child of the model.
+
+    The config is ``dict(generator=dict(optimizer=dict(type="Adam", …)), discriminator=…)``.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        if paramwise_cfg:
+            raise ConfigError("optim_wrapper.paramwise_cfg is not supported; remove it")
+        self.config = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        """Return the wrappers of a model's children, by name."""
+        trainable = {
+            n for n, c in model.named_children() if any(p.requires_grad for p in c.parameters())
+        }
+        if set(self.config) != trainable:
+            raise ConfigError(
+                f"optim_wrapper has {sorted(self.config)}; expected an entry for each network that "
+                f"is trained: {sorted(trainable)}"
+            )
+        return OptimWrapperDict(
+            **{name: _build_wrapper(cfg, getattr(model, name)) for name, cfg in self.config.items()}
+        )
+
+
+def _build_wrapper(cfg: dict, network: nn.Module) -> MMOptimWrapper:
+    cfg = dict(cfg)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = OPTIMIZERS.build({**cfg.pop("optimizer"), "params": parameters})
+    cfg.setdefault("type", "PrecisionOptimWrapper")
+    return OPTIM_WRAPPERS.build({**cfg, "optimizer": optimizer})

@@ -1,0 +1,159 @@
+"""mmengine's runner, with what adversarial training on any machine needs."""
+
+import sys
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.runner import Runner as MMRunner
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import ddgan
+from ddgan.engine.checkpoint import (
+    LAST_CHECKPOINT,
+    list_checkpoints,
+    newest_good_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from ddgan.engine.config import config_to_json
+from ddgan.engine.distributed import init_process_group, select_device
+from ddgan.errors import CheckpointError
+from ddgan.models import GenerativeModel
+from ddgan.registry import RUNNERS
+
+DEFAULT_HOOKS = {
+    "logger": {"type": "TrainingLog"},
+    "param_scheduler": {"type": "ParamSchedulerHook"},
+    "checkpoint": {"type": "AtomicCheckpoint"},
+}
+
+
+@RUNNERS.register_module()
+class Runner(MMRunner):
+    """Builds everything from a config and trains.
+
+    Beside mmengine's: checkpoints are written atomically and read without running code, resuming
+    takes the newest whole checkpoint, and processes on CPU-only machines can train together.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Choose the device and join the process group."""
+        self.device = select_device(self.cfg.get("device", "auto"))
+        if self._distributed and not torch.distributed.is_initialized():
+            dist_cfg = env_cfg.get("dist_cfg", {})
+            init_process_group(
+                self._launcher, self.device, dist_cfg.get("backend"), dist_cfg.get("timeout", 1800)
+            )
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Move the model to the device and, with several processes, train through replicas."""
+        model = model.to(self.device)
+        if self.distributed and isinstance(model, GenerativeModel):
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            model.distribute(
+                lambda network: DistributedDataParallel(
+                    network, device_ids=device_ids, broadcast_buffers=False
+                )
+            )
+        return model
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Register this project's default hooks, changed or removed (None) by ``hooks``."""
+        for hook in {**DEFAULT_HOOKS, **(hooks or {})}.values():
+            if hook is not None:
+                self.register_hook(hook)
+
+    def save_training_state(self, path: Path) -> None:
+        """Write all that training needs to go on, from this process, atomically."""
+        loop = self.train_loop
+        payload = {
+            "meta": {
+                "iter": loop.iter + 1,
+                "samples_seen": loop.samples_seen,
+                "seed": self.seed,
+                "world_size": self.world_size,
+                "config": config_to_json(self.cfg),
+                "version": ddgan.__version__,
+                "torch": torch.__version__,
+            },
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": {
+                name: [scheduler.state_dict() for scheduler in schedulers]
+                for name, schedulers in (self.param_schedulers or {}).items()
+            },
+        }
+        self.call_hook("before_save_checkpoint", checkpoint=payload)
+        save_checkpoint(path, payload)
+        write_atomically(
+            path.with_name(LAST_CHECKPOINT), lambda file: file.write_text(f"{path.name}\n")
+        )
+
+    def load_or_resume(self) -> None:
+        """Resume from the checkpoint asked for, or from the newest whole one, if there is any."""
+        if not self._resume:
+            existing = list_checkpoints(self.work_dir)
+            if existing:
+                self.logger.warning(
+                    f"{self.work_dir} has checkpoints up to {existing[-1].name}, which this run "
+                    "will overwrite one by one; add --resume to continue from them instead"
+                )
+            return
+        path = Path(self._load_from) if self._load_from else newest_good_checkpoint(self.work_dir)
+        if path is None:
+            self.logger.info(f"No checkpoint in {self.work_dir}: training starts at the beginning")
+            return
+        self.resume(str(path))
+
+    def resume(self, filename: str) -> None:
+        """Restore model, average, optimizers, schedulers, iteration and data position."""
+        checkpoint = read_checkpoint(filename, map_location=self.device)
+        meta = checkpoint["meta"]
+        _load_state(self.model, checkpoint["state_dict"], filename)
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for name, states in checkpoint["param_schedulers"].items():
+            for scheduler, state in zip(self.param_schedulers[name], states, strict=True):
+                scheduler.load_state_dict(state)
+        self.train_loop.resume(meta["iter"], meta["samples_seen"])
+        if meta["seed"] != self.seed:
+            self.logger.warning(f"The seed changes from {meta['seed']} to {self.seed} on resuming")
+        self._has_loaded = True
+        self.logger.info(f"Resumed from {filename} at iteration {meta['iter']}")
+
+    def _maybe_compile(self, target: str) -> None:
+        if self.cfg.get("compile", False):
+            self.model.compile_networks()
+            self.logger.info("Networks are compiled: the first iterations take a minute or two")
+
+    def _log_env(self, env_cfg: dict) -> None:
+        # mmengine's own report imports torchvision and OpenCV to print their versions.
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        self.logger.info(
+            f"ddgan {ddgan.__version__}, torch {torch.__version__}, mmengine "
+            f"{mmengine.__version__}, Python {sys.version.split()[0]}, device {device}, "
+            f"{self.world_size} process(es), {torch.get_num_threads()} CPU thread(s), "
+            f"seed {self.seed}"
+        )
+        self.logger.debug(f"Config:\n{self.cfg.pretty_text}")
+
+
+def _load_state(model: nn.Module, state: dict, source: str) -> None:
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and name in own and own[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source} does not fit the config: {name} is {tuple(tensor.shape)} in the file "
+                f"and {tuple(own[name].shape)} in the model"
+            )
+    if differing := sorted(set(own) ^ set(state)):
+        raise CheckpointError(
+            f"{source} does not fit the config: {differing[0]} and {len(differing) - 1} more names "
+            "are in only one of file and model"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,76 @@
+"""Models that train a generator against a discriminator, one update each per iteration."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from mmengine.optim import OptimWrapperDict
+from torch import Tensor, nn
+
+from ddgan.models.base import GenerativeModel, build
+from ddgan.models.random import StepRandom
+
+Logs = dict[str, Tensor]
+
+
+class AdversarialModel(GenerativeModel):
+    """A generative model with a discriminator and the two losses that subclasses define."""
+
+    def __init__(self, generator: dict | nn.Module, discriminator: dict | nn.Module, **kwargs):
+        """Build both networks; further arguments are those of ``GenerativeModel``."""
+        super().__init__(generator, **kwargs)
+        self.discriminator = build(discriminator)
+
+    @abstractmethod
+    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+        """Return the whole loss of the discriminator, for one backward pass, and its logs."""
+
+    @abstractmethod
+    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+        """Return the loss of the generator and its logs."""
+
+    def train_step(
+        self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapperDict
+    ) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator, then its average, with one batch."""
+        random = StepRandom(len(data["x"]), self.device)
+        x0 = self.data_preprocessor(data, random)
+
+        d_optim = optim_wrapper["discriminator"]
+        with d_optim.optim_context(self.replica("discriminator")):
+            d_loss, d_logs = self.discriminator_loss(x0, random)
+            d_optim.update_params(d_loss)
+
+        g_optim = optim_wrapper["generator"]
+        with frozen(self.discriminator), g_optim.optim_context(self.replica("generator")):
+            g_loss, g_logs = self.generator_loss(x0, random)
+            g_optim.update_params(g_loss)
+
+        if g_optim.should_update():
+            self.update_ema()
+        self.iteration += 1
+        return {**d_logs, **g_logs}
+
+    def compile_networks(self) -> None:
+        """Compile generator and discriminator in place."""
+        super().compile_networks()
+        self.discriminator.compile()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Keep gradients from being computed for the parameters of ``module``, though through it."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def without_autocast(device: torch.device):
+    """Return a context in which operations run in the dtype of their inputs."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,155 @@
+"""What every generative model shares: an averaged generator, its update and sampling."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddgan.diffusion import SampleNoise
+from ddgan.registry import MODELS
+
+DEFAULT_BATCH_SIZE = 100
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A generator, its exponential moving average ``generator_ema``, and sampling from either."""
+
+    def __init__(
+        self,
+        generator: dict | nn.Module,
+        ema_decay: float = 0.9999,
+        ema_warmup: bool = False,
+        data_preprocessor: dict | nn.Module | None = None,
+    ):
+        """Build the generator and copy it.
+
+        The average follows the generator with ``ema_decay`` per iteration. With ``ema_warmup``
+        the decay starts low and grows as (1 + i) / (10 + i), which short runs need.
+        """
+        super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay is {ema_decay}; expected a value in [0, 1)")
+        self.generator = build(generator)
+        self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.data_preprocessor = build(data_preprocessor or {"type": "ImagePreprocessor"})
+        self.ema_decay = ema_decay
+        self.ema_warmup = ema_warmup
+        self.iteration = 0
+        self.ema_updates = 0
+        self._replicas: dict[str, nn.Module] = {}
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) of pictures, (D,) of points."""
+        return self.generator.data_shape
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the generator is on."""
+        return next(self.generator_ema.parameters()).device
+
+    @abstractmethod
+    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
+        """Update the model with one batch and return what is to be logged, on the device."""
+
+    @abstractmethod
+    def draw(
+        self,
+        noise: SampleNoise,
+        generator: nn.Module,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return one float sample for each index of ``noise``, drawn with ``generator``."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        batch_size: int | None = None,
+        first_index: int = 0,
+        use_ema: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Return samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
+
+        Pictures are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
+        index alone, so neither ``batch_size`` nor a division among processes changes it.
+        ``progress(k)`` is called after each batch of k samples.
+        """
+        if n < 0 or (batch_size is not None and batch_size < 1):
+            raise ValueError(f"n is {n}, batch_size {batch_size}; expected n >= 0, batch_size >= 1")
+        generator = self.generator_ema if use_ema else self.generator
+        was_training = generator.training
+        generator.eval()
+        batches = []
+        for start in range(0, n, batch_size or DEFAULT_BATCH_SIZE):
+            stop = min(start + (batch_size or DEFAULT_BATCH_SIZE), n)
+            indices = torch.arange(first_index + start, first_index + stop, device=self.device)
+            batches.append(self.to_output(self.draw(SampleNoise(seed, indices), generator)))
+            if progress is not None:
+                progress(stop - start)
+        generator.train(was_training)
+        return torch.cat(batches) if batches else self.empty_output()
+
+    def to_output(self, x0: Tensor) -> Tensor:
+        """Return pictures as uint8, rounded to the nearest level; points as they are."""
+        if x0.ndim != 4:
+            return x0
+        return x0.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+    def empty_output(self) -> Tensor:
+        """Return what sampling nothing gives: the shape and dtype of samples, with length 0."""
+        return self.to_output(torch.empty((0, *self.data_shape), device=self.device))
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Train through replicas: ``wrap(child)`` of each child that has trainable parameters.
+
+        The replicas are kept outside the module tree, so that names in checkpoints do not depend
+        on how the model is trained.
+        """
+        for name, child in self.named_children():
+            if any(parameter.requires_grad for parameter in child.parameters()):
+                self._replicas[name] = wrap(child)
+
+    def replica(self, name: str) -> nn.Module:
+        """Return the module to call in training: the child ``name``, or its replica if any."""
+        return self._replicas.get(name) or getattr(self, name)
+
+    def compile_networks(self) -> None:
+        """Compile the networks in place; names of parameters stay as they are."""
+        self.generator.compile()
+        self.generator_ema.compile()
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """Move the average towards the generator; the first update copies it."""
+        n = self.ema_updates
+        decay = min(self.ema_decay, (1 + n) / (10 + n)) if self.ema_warmup else self.ema_decay
+        if n == 0:
+            decay = 0.0
+        averages = [*self.generator_ema.parameters()]
+        current = [p.detach() for p in self.generator.parameters()]
+        torch._foreach_lerp_(averages, current, 1 - decay)
+        for average, buffer in zip(
+            self.generator_ema.buffers(), self.generator.buffers(), strict=True
+        ):
+            average.copy_(buffer)
+        self.ema_updates += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the counters that are part of a checkpoint beside the tensors."""
+        return {"iteration": self.iteration, "ema_updates": self.ema_updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restore the counters."""
+        self.iteration = int(state["iteration"])
+        self.ema_updates = int(state["ema_updates"])
+
+
+def build(module: dict | nn.Module) -> nn.Module:
+    """Return the registered module that a config describes; a module is returned as it is."""
+    return MODELS.build(module) if isinstance(module, dict) else module

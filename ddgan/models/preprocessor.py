@@ -1,0 +1,35 @@
+"""From a batch of the loader to the x_0 of a train step, on the device."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ddgan.models.random import StepRandom
+from ddgan.registry import MODELS
+
+
+@MODELS.register_module()
+class ImagePreprocessor(nn.Module):
+    """Map uint8 pictures to [-1, 1] and flip each left to right with probability 1/2 if asked."""
+
+    def __init__(self, flip: bool = False):
+        super().__init__()
+        self.flip = flip
+
+    def forward(self, batch: Mapping[str, Tensor], random: StepRandom) -> Tensor:
+        """Return (B, C, H, W) float pictures in [-1, 1] from ``batch["x"]`` (uint8)."""
+        x0 = batch["x"].to(random.device, non_blocking=True).float().div_(127.5).sub_(1)
+        if self.flip:
+            flipped = random.uniform() < 0.5
+            x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
+        return x0
+
+
+@MODELS.register_module()
+class PointPreprocessor(nn.Module):
+    """Pass points through as they are."""
+
+    def forward(self, batch: Mapping[str, Tensor], random: StepRandom) -> Tensor:
+        """Return ``batch["x"]`` as float32 on the device."""
+        return batch["x"].to(random.device, torch.float32, non_blocking=True)

@@ -1,0 +1,56 @@
+"""Grids of pictures and scatter plots of points."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+MIN_TILE = 32
+
+
+def image_grid(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """Return (N, C, H, W) uint8 pictures as one (rows, columns, 3) uint8 picture.
+
+    Pictures below 32 pixels are enlarged by a whole factor, pixel by pixel, to be recognisable.
+    C is 1 or 3; the grid is about square unless ``columns`` is given.
+    """
+    n, channels, height, width = images.shape
+    if channels not in (1, 3) or n == 0:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; expected (N >= 1, 1 or 3, H, W)"
+        )
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    zoom = max(1, MIN_TILE // max(height, width))
+    tiles = images.cpu().permute(0, 2, 3, 1).numpy().repeat(zoom, 1).repeat(zoom, 2)
+    height, width = height * zoom, width * zoom
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, tile in enumerate(tiles):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
+        grid[y : y + height, x : x + width] = tile
+    return grid
+
+
+def scatter(points: Tensor) -> np.ndarray:
+    """Return a plot of (N, D >= 2) points, the first two coordinates, as a uint8 picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    x, y = points[:, 0].cpu().numpy(), points[:, 1].cpu().numpy()
+    axes.scatter(x, y, s=3, alpha=0.5, linewidths=0)
+    axes.set_aspect("equal", "datalim")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def save_samples(samples: Tensor, path: str | Path) -> np.ndarray:
+    """Write samples as one PNG, a grid of pictures or a plot of points, and return the picture."""
+    picture = image_grid(samples) if samples.ndim == 4 else scatter(samples)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, format="PNG")
+    return picture
