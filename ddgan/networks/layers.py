@@ -1,0 +1,211 @@
+"""Layers shared by the networks: initialisation, embeddings, normalization and attention."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddgan.ops import ada_group_norm
+
+Fan = Literal["avg", "out"]
+
+
+@torch.no_grad()
+def scaled_uniform_(weight: Tensor, fan: Fan, scale: float = 1.0) -> Tensor:
+    """Fill ``weight`` (out, in, ...) from U(-a, a), a² = 3·scale/fan, and return it.
+
+    A scale of 0 stands for 1e-10, which is almost zero but lets gradients pass.
+    """
+    field = weight.shape[2:].numel()
+    fan_in, fan_out = weight.shape[1] * field, weight.shape[0] * field
+    n = (fan_in + fan_out) / 2 if fan == "avg" else fan_out
+    limit = math.sqrt(3 * max(scale, 1e-10) / n)
+    return weight.uniform_(-limit, limit)
+
+
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = True,
+    fan: Fan = "avg",
+    scale: float = 1.0,
+) -> nn.Conv2d:
+    """Return a convolution with ``scaled_uniform_`` weights and zero bias, by default same-size."""
+    if padding is None:
+        padding = kernel_size // 2
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+    scaled_uniform_(layer.weight, fan, scale)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def linear(
+    in_features: int, out_features: int, *, fan: Fan = "avg", scale: float = 1.0
+) -> nn.Linear:
+    """Return a linear layer with ``scaled_uniform_`` weights and zero bias."""
+    layer = nn.Linear(in_features, out_features)
+    scaled_uniform_(layer.weight, fan, scale)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SplitLinear(nn.Linear):
+    """Many linear layers of one input as a single matrix product, split into their outputs.
+
+    A generator has dozens of small projections of the same latent or time embedding; one product
+    costs one kernel launch. Each part is initialised as a layer of its own.
+    """
+
+    def __init__(self, in_features: int, widths: Sequence[int], fan: Fan = "avg"):
+        self.widths = tuple(widths)
+        super().__init__(in_features, sum(self.widths))
+        for part in self.weight.detach().split(self.widths):
+            scaled_uniform_(part, fan)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map (N, in_features) to one (N, width) per width."""
+        return super().forward(x).split(self.widths, dim=-1)
+
+
+class MappingNetwork(nn.Module):
+    """StyleGAN's mapping network, z -> w, with the latent normalised first (Appendix C.1)."""
+
+    def __init__(self, latent_dim: int, embedding_dim: int, num_layers: int):
+        super().__init__()
+        # The first layer only brings z to the width of w; the mapping layers proper follow.
+        sizes = [latent_dim] + [embedding_dim] * (num_layers + 1)
+        self.layers = nn.ModuleList(linear(a, b, fan="out") for a, b in pairwise(sizes))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (N, latent_dim) to (N, embedding_dim)."""
+        w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            w = F.silu(layer(w))
+        return w
+
+
+def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
+    """Embed (N,) times as (N, dim): sines, then cosines, of geometric frequencies 1 … 1e-4."""
+    half = dim // 2
+    index = torch.arange(half, dtype=torch.float32, device=t.device)
+    angle = t.float()[:, None] * torch.exp(index * (-math.log(1e4) / (half - 1)))
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class PositionalFeatures(nn.Module):
+    """Sinusoidal features of the integer time index (Ho et al., 2020)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        if dim % 2 or dim < 4:
+            raise ValueError(
+                f"the time embedding has {dim} features; expected an even number of at least 4"
+            )
+        self.dim = dim
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map (N,) to (N, dim)."""
+        return sinusoidal_embedding(t, self.dim)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of log(t + 1), t the 0-based time index.
+
+    The published release takes log(t), which is infinite at t = 0.
+    """
+
+    def __init__(self, dim: int, scale: float):
+        super().__init__()
+        self.dim = 2 * dim
+        self.register_buffer("frequencies", torch.randn(dim) * scale)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map (N,) to (N, 2 dim)."""
+        angle = torch.log1p(t.float())[:, None] * self.frequencies.float() * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Features of the time index through two linear layers."""
+
+    def __init__(
+        self,
+        features: PositionalFeatures | FourierFeatures,
+        dim: int,
+        activation: nn.Module,
+        fan: Fan = "avg",
+    ):
+        super().__init__()
+        self.features = features
+        self.layer1 = linear(features.dim, dim, fan=fan)
+        self.activation = activation
+        self.layer2 = linear(dim, dim, fan=fan)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map (N,) time indices to (N, dim)."""
+        features = self.features(t).to(self.layer1.weight.dtype)
+        return self.layer2(self.activation(self.layer1(features)))
+
+
+def group_count(channels: int) -> int:
+    """Return the largest divisor of ``channels`` that is at most 32 and a quarter of them."""
+    limit = max(1, min(channels // 4, 32))
+    return next(g for g in range(limit, 0, -1) if channels % g == 0)
+
+
+class GroupNorm(nn.Module):
+    """Group normalization, optionally followed by SiLU, with its own or a given scale and shift.
+
+    An adaptive one has no parameters: the caller gives a ``style`` (N, 2 C), the scales of the
+    channels and then their shifts (AdaGN, Appendix C.1).
+    """
+
+    def __init__(self, channels: int, *, adaptive: bool = False, silu: bool = True):
+        super().__init__()
+        self.channels = channels
+        self.adaptive = adaptive
+        self.num_groups = group_count(channels)
+        self.activation = "silu" if silu else None
+        if not adaptive:
+            self.weight = nn.Parameter(torch.ones(channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        if style is None:
+            scale, shift = self.weight[None], self.bias[None]
+        else:
+            scale, shift = style.chunk(2, dim=1)
+        return ada_group_norm(x, self.num_groups, scale, shift, 1e-6, self.activation)
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the positions of a feature map, with a residual."""
+
+    def __init__(self, channels: int, residual_gain: float = 1.0):
+        super().__init__()
+        self.residual_gain = residual_gain
+        self.norm = GroupNorm(channels, silu=False)
+        self.qkv = SplitLinear(channels, [channels] * 3)
+        for part in self.qkv.weight.detach().split(channels):
+            scaled_uniform_(part, "avg", 0.1)
+        self.out = linear(channels, channels, scale=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        n, c, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = (part[:, None] for part in self.qkv(tokens))
+        h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        h = h.transpose(1, 2).reshape(n, c, height, width)
+        return (x + h) * self.residual_gain
