@@ -1,0 +1,161 @@
+"""CIFAR-10 from its published Python form, read without letting the pickles run any code."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddgan.registry import DATASETS
+
+from .in_memory import InMemoryImages
+
+FOLDER = "cifar-10-batches-py"
+FILES = {
+    "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test": ("test_batch",),
+}
+# MD5 digests of the published files.
+MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+HOW_TO_GET = (
+    "Get the Python version, cifar-10-python.tar.gz, from "
+    "https://www.cs.toronto.edu/~kriz/cifar.html, unpack it with 'tar -xzf', and set root to the "
+    f"folder that holds {FOLDER}"
+)
+
+
+@DATASETS.register_module()
+class CIFAR10(InMemoryImages):
+    """The 50,000 training or 10,000 test pictures of CIFAR-10 (Krizhevsky, 2009), 3x32x32.
+
+    ``root`` is the folder ``cifar-10-batches-py`` or the one that holds it. ``verify`` compares
+    each file with its published MD5 digest. Raises FileNotFoundError for a missing file, and
+    ValueError for a wrong digest or a file of another form.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", verify: bool = True) -> None:
+        if split not in FILES:
+            raise ValueError(f"CIFAR10: split is {split!r}, expected one of {sorted(FILES)}")
+        folder = Path(root)
+        if (folder / FOLDER).is_dir():
+            folder = folder / FOLDER
+        batches = [_load_batch(folder / name, verify) for name in FILES[split]]
+        images = np.concatenate([images for images, _ in batches])
+        labels = np.concatenate([labels for _, labels in batches])
+        super().__init__(f"cifar10-{split}", torch.from_numpy(images), labels)
+
+
+def _load_batch(path: Path, verify: bool) -> tuple[np.ndarray, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"CIFAR-10: {path} is missing. {HOW_TO_GET}")
+    content = path.read_bytes()
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if verify and md5 != MD5[path.name]:
+        raise ValueError(
+            f"CIFAR-10: {path} has MD5 {md5}, expected {MD5[path.name]}: the file is damaged or "
+            f"not the published one. {HOW_TO_GET}"
+        )
+    try:
+        return _arrays(_BatchUnpickler(content).load())
+    # A damaged pickle can raise nearly any exception.
+    except Exception as error:
+        raise ValueError(f"CIFAR-10: {path} is not a CIFAR-10 batch: {error}") from error
+
+
+def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(batch, dict):
+        raise ValueError(f"it holds a {type(batch).__name__}, expected a dict")
+    fields = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
+    data, labels = fields["data"], fields["labels"]
+    if not isinstance(data, _Array) or data.values.ndim != 2 or data.values.shape[1] != 3072:
+        raise ValueError("its 'data' is not a uint8 array of shape (N, 3072)")
+    if len(labels) != len(data.values) or any(
+        type(x) is not int or not 0 <= x <= 9 for x in labels
+    ):
+        raise ValueError("its 'labels' are not one integer of 0..9 for each picture")
+    # A row is the red plane, the green and the blue, each row by row: already (C, H, W).
+    images = data.values.reshape(-1, 3, 32, 32)
+    return images, np.asarray(labels, dtype=np.int64)
+
+
+class _Array:
+    """What a pickled uint8 array is turned into; no numpy object is built by the unpickler."""
+
+    __slots__ = ("values",)
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, shape, dtype, fortran, raw = state
+        self.fill(raw, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, raw: bytes | str, dtype: object, shape: tuple, order: str) -> None:
+        if not isinstance(dtype, _UInt8):
+            raise pickle.UnpicklingError("an array has no type")
+        # Python 2, which wrote the published files, had one type for bytes and text.
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order=order)
+
+
+class _UInt8:
+    """What a pickled ``numpy.dtype`` is turned into: only uint8 is accepted."""
+
+    __slots__ = ()
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if code not in ("u1", "|u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array has type {code!r}, expected 'u1'")
+
+    def __setstate__(self, state: tuple) -> None:
+        pass  # byte order and alignment: nothing to know for bytes
+
+
+def _allowed_globals() -> dict[tuple[str, str], Callable]:
+    """The names that a batch may refer to; fresh functions, so that a file cannot alter ours."""
+
+    def reconstruct(subtype: object, shape: object, code: object) -> _Array:
+        return _Array()
+
+    def from_buffer(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
+        array = _Array()
+        array.fill(raw, dtype, shape, order)
+        return array
+
+    def encode(text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
+        return text.encode("latin1")
+
+    allowed: dict[tuple[str, str], Callable] = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _UInt8,
+        ("_codecs", "encode"): encode,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        allowed[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
+    return allowed
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self._allowed = _allowed_globals()
+
+    def find_class(self, module: str, name: str) -> Callable:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(
+                f"it refers to {module}.{name}, which no CIFAR-10 file contains; "
+                "do not open it with other tools before you know where it is from"
+            )
+        return self._allowed[module, name]

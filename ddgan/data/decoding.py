@@ -1,0 +1,71 @@
+"""From the bytes of a picture file to an RGB or grey picture."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Only these of Pillow's decoders are tried, whatever a file claims to be.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 1 << 26
+MAX_FILE_BYTES = 1 << 28
+# What undoes each value of the EXIF tag "orientation".
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_picture(source: Path | BinaryIO, channels: int) -> Image.Image:
+    """The picture in a file, upright, as mode RGB (``channels`` = 3) or L (1), 8 bits.
+
+    Transparent pixels are laid over white; of several frames the first is taken. Raises
+    ValueError for a picture of over 2^26 pixels or of an unsupported kind, and whatever Pillow
+    raises for a damaged file.
+    """
+    with Image.open(source, formats=FORMATS) as opened:
+        width, height = opened.size
+        # The size stands in the header: a decompression bomb is refused before it is unpacked.
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} is over the limit of {MAX_PIXELS} pixels")
+        opened.load()
+        image = _upright(opened)
+    return _to_mode(image, "RGB" if channels == 3 else "L")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # Damaged metadata must not cost a good picture, and can raise nearly anything.
+    except Exception:
+        return image
+    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pictures are not supported: convert it to 8 bits")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey values at 255.
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """The uint8 tensor (C, H, W) of a picture of mode RGB or L."""
+    values = torch.from_numpy(np.array(image))
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()

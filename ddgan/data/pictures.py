@@ -1,0 +1,169 @@
+"""What all data sets of picture files share: one shape, and what becomes of unreadable pictures."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import torch
+from mmengine.logging import print_log
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .decoding import to_tensor
+from .in_memory import sha256_of
+from .transforms import Transform, build_pipeline
+
+_PROBES = 8
+_NAMED = 5
+
+
+class TooManyUnreadableError(UserError):
+    """More pictures of a data set are unreadable than the run may leave out."""
+
+
+class _UnreadableError(ValueError):
+    """A picture that cannot be decoded."""
+
+
+class _MisfitError(ValueError):
+    """A picture that does not have the shape of the data set."""
+
+
+class PictureDataset(Dataset):
+    """Pictures decoded on access, uint8 (C, H, W), all of one shape.
+
+    A subclass defines ``picture_name``, ``_decode``, ``_identity``, and ``_label`` where it has
+    labels. A picture that cannot be decoded, or has another shape after the pipeline, is logged
+    once with its name and replaced by the next good one; more than ``max_unreadable`` different
+    ones raise TooManyUnreadableError. The count is common to the worker processes of a data
+    loader. At construction a few pictures are read, and there a wrong shape is a ValueError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_pictures: int,
+        pipeline: Sequence[dict | Transform],
+        image_size: int | None,
+        channels: int,
+        max_unreadable: int,
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"{name}: channels is {channels}, expected 3 (RGB) or 1 (grey)")
+        self.name = name
+        self.channels = channels
+        self.pipeline = build_pipeline(pipeline)
+        self.max_unreadable = max_unreadable
+        # In shared memory, so that worker processes see each other's finds.
+        self._unreadable = torch.zeros(num_pictures, dtype=torch.uint8).share_memory_()
+        self.image_shape = None if image_size is None else (channels, image_size, image_size)
+        self._probe()
+
+    def picture_name(self, index: int) -> str:
+        """Where the picture is, for messages."""
+        raise NotImplementedError
+
+    def _decode(self, index: int) -> Image.Image:
+        raise NotImplementedError
+
+    def _label(self, index: int) -> int | None:
+        return None
+
+    def _identity(self) -> Iterable[str]:
+        """Lines that change when the stored pictures do."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """A SHA-256 string of the names and sizes of the pictures, and of the pipeline."""
+        lines = [repr(self.pipeline), str(self.image_shape), *self._identity()]
+        return sha256_of("\n".join(lines).encode("utf-8", "surrogateescape"))
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The names of the pictures found unreadable so far."""
+        return [self.picture_name(i) for i in self._unreadable.nonzero().flatten().tolist()]
+
+    def __len__(self) -> int:
+        return len(self._unreadable)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name}: index {index} is outside 0..{len(self) - 1}")
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if self._unreadable[candidate]:
+                continue
+            x = self._load_or_report(candidate)
+            if x is not None:
+                item = {"x": x, "index": candidate}
+                label = self._label(candidate)
+                return item if label is None else {**item, "label": label}
+        raise self._too_many()
+
+    def _load_or_report(self, index: int) -> Tensor | None:
+        try:
+            return self._load(index)
+        except (_UnreadableError, _MisfitError) as error:
+            self._report(index, error)
+            return None
+
+    def _load(self, index: int) -> Tensor:
+        try:
+            image = self._decode(index)
+        # Decoders raise nearly anything on damaged data.
+        except Exception as error:
+            raise _UnreadableError(f"{type(error).__name__}: {error}") from error
+        try:
+            for transform in self.pipeline:
+                image = transform(image)
+        except ValueError as error:
+            raise _MisfitError(str(error)) from error
+        x = to_tensor(image)
+        if self.image_shape is None:
+            self.image_shape = tuple(x.shape)
+        if tuple(x.shape) != self.image_shape:
+            raise _MisfitError(
+                f"it is {image.width}x{image.height} (width x height) after the pipeline, "
+                f"expected {self.image_shape[2]}x{self.image_shape[1]}; bring all pictures to one "
+                "size with pipeline=[dict(type='CentreCrop'), dict(type='Resize', size=...)]"
+            )
+        return x
+
+    def _probe(self) -> None:
+        count = min(_PROBES, len(self))
+        for i in range(count):
+            self._check_fit(i * len(self) // count)
+        if self.image_shape is None:
+            # All of them were unreadable: find the first that is not, within the limit.
+            self[0]
+
+    def _check_fit(self, index: int) -> None:
+        try:
+            self._load(index)
+        except _UnreadableError as error:
+            self._report(index, error)
+        except _MisfitError as error:
+            raise ValueError(f"{self.picture_name(index)}: {error}") from error
+
+    def _report(self, index: int, error: Exception) -> None:
+        if self._unreadable[index]:
+            return
+        self._unreadable[index] = 1
+        found = int(self._unreadable.sum())
+        print_log(
+            f"unreadable picture {self.picture_name(index)} ({error}); the next readable one takes "
+            f"its place. {found} found so far, more than {self.max_unreadable} stop the run",
+            logger="current",
+            level=logging.WARNING,
+        )
+        if found > self.max_unreadable:
+            raise self._too_many()
+
+    def _too_many(self) -> TooManyUnreadableError:
+        names = self.unreadable
+        listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        return TooManyUnreadableError(
+            f"{self.name}: {len(names)} of {len(self)} pictures are unreadable, more than "
+            f"max_unreadable={self.max_unreadable} allows or all there are: {listed}. The log has "
+            "the reason for each; repair or remove them, or raise max_unreadable"
+        )

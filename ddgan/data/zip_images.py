@@ -1,0 +1,121 @@
+"""A zip of pictures, with optional labels."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ddgan.registry import DATASETS
+
+from .decoding import MAX_FILE_BYTES, SUFFIXES, decode_picture
+from .pictures import PictureDataset
+from .transforms import Transform
+
+LABELS = "dataset.json"
+
+
+@DATASETS.register_module()
+class ImageZip(PictureDataset):
+    """All pictures of a zip file, in the order of their names.
+
+    Labels come from ``dataset.json`` in the zip, ``{"labels": [[name, integer], ...]}`` as
+    StyleGAN's tools write it, unless ``use_labels`` is off. Raises FileNotFoundError for a missing
+    file, ValueError for one that is no zip, has no pictures or has labels of another form. The
+    other arguments and errors are those of PictureDataset.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        pipeline: Sequence[dict | Transform] = (),
+        image_size: int | None = None,
+        channels: int = 3,
+        max_unreadable: int = 100,
+        use_labels: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            hint = "; for a folder use type='ImageFolder'" if self.path.is_dir() else ""
+            raise FileNotFoundError(
+                f"ImageZip: {self.path} is not a file{hint}; set path to your zip of pictures"
+            )
+        self._handle = None
+        self._handle_pid = None
+        entries = [(e.filename, e.file_size) for e in self._zip().infolist() if _is_picture(e)]
+        if not entries:
+            raise ValueError(
+                f"ImageZip: there are no pictures in {self.path}, expected files that end in one "
+                f"of {' '.join(SUFFIXES)}"
+            )
+        self.names, self._sizes = zip(*sorted(entries), strict=True)
+        self.labels = self._read_labels() if use_labels else None
+        super().__init__(
+            f"zip {self.path}", len(self.names), pipeline, image_size, channels, max_unreadable
+        )
+
+    def picture_name(self, index: int) -> str:
+        """The path of the zip and the name of the picture in it."""
+        return f"{self.path}:{self.names[index]}"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_handle": None, "_handle_pid": None}
+
+    def _zip(self) -> zipfile.ZipFile:
+        # A forked worker shares the file position of an inherited handle with its parent, so
+        # each process opens its own.
+        if self._handle_pid != os.getpid():
+            try:
+                self._handle = zipfile.ZipFile(self.path)
+            except zipfile.BadZipFile as error:
+                raise ValueError(
+                    f"ImageZip: {self.path} is not a whole zip file ({error}); get it again"
+                ) from error
+            self._handle_pid = os.getpid()
+        return self._handle
+
+    def _read(self, name: str) -> bytes:
+        # zipfile never unpacks more than the declared size.
+        size = self._zip().getinfo(name).file_size
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"{name} unpacks to {size} bytes, over the limit of {MAX_FILE_BYTES}")
+        return self._zip().read(name)
+
+    def _decode(self, index: int) -> Image.Image:
+        return decode_picture(io.BytesIO(self._read(self.names[index])), self.channels)
+
+    def _label(self, index: int) -> int | None:
+        return None if self.labels is None else self.labels[index]
+
+    def _identity(self) -> Iterator[str]:
+        for name, size in zip(self.names, self._sizes, strict=True):
+            yield f"{name} {size} {self._zip().getinfo(name).CRC}"
+        yield str(self.labels)
+
+    def _read_labels(self) -> list[int] | None:
+        if LABELS not in self._zip().namelist():
+            return None
+        try:
+            listed = json.loads(self._read(LABELS))["labels"]
+            if listed is None:
+                return None
+            by_name = dict(listed)
+            labels = [by_name[name] for name in self.names]
+            if any(type(label) is not int for label in labels):
+                raise TypeError("a label is not an integer")
+        except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"ImageZip: {LABELS} in {self.path} does not give an integer label for each "
+                f"picture, as {{'labels': [[name, label], ...]}} ({type(error).__name__}: "
+                f"{error}); correct it, or set use_labels=False"
+            ) from error
+        return labels
+
+
+def _is_picture(entry: zipfile.ZipInfo) -> bool:
+    parts = entry.filename.split("/")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return entry.filename.lower().endswith(SUFFIXES) and not hidden

@@ -1,0 +1,354 @@
+"""Folders, zips and LMDBs of pictures: contents, damage, limits and worker processes."""
+
+import io
+import json
+import logging
+import pickle
+import struct
+import sys
+import zipfile
+import zlib
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.logging import MMLogger
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from ddgan.data import ImageFolder, ImageLMDB, ImageZip, TooManyUnreadableError, lmdb_images
+from ddgan.registry import DATASETS
+
+SIZE = 6
+
+
+def values_of(i, height=SIZE, width=SIZE):
+    return np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(values, form="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, form)
+    return file.getvalue()
+
+
+def bomb(width=9_000, height=9_000):
+    """A PNG of a few bytes whose header declares a huge picture."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def make_folder(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return ImageFolder
+
+
+def make_zip(path, files):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return ImageZip
+
+
+def make_lmdb(path, files):
+    environment = lmdb.open(str(path), map_size=1 << 24)
+    with environment.begin(write=True) as transaction:
+        for name, content in files.items():
+            transaction.put(name.encode(), content)
+    environment.close()
+    return ImageLMDB
+
+
+STORES = pytest.mark.parametrize("make", [make_folder, make_zip, make_lmdb])
+
+
+def pictures(count):
+    return {f"{i:02d}.png": encoded(values_of(i)) for i in range(count)}
+
+
+@pytest.fixture
+def log():
+    """The records that the package logs."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+@STORES
+def test_contents_and_order(tmp_path, make):
+    path = tmp_path / "data"
+    data = make(path, pictures(12))(path, image_size=SIZE)
+    assert len(data) == 12
+    assert data.image_shape == (3, SIZE, SIZE)
+    for i in range(12):
+        assert data[i]["x"].dtype == torch.uint8
+        np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), values_of(i))
+        assert data[i]["index"] == i
+        assert "label" not in data[i]
+    assert data.picture_name(3).endswith("03.png")
+    with pytest.raises(IndexError):
+        data[12]
+    grey = type(data)(path, channels=1)
+    assert grey.image_shape == (1, SIZE, SIZE)
+    assert abs(int(grey[0]["x"][0, 0, 0]) - values_of(0)[0, 0] @ [0.299, 0.587, 0.114]) <= 1
+    with pytest.raises(ValueError, match="channels is 4"):
+        type(data)(path, channels=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "context"),
+    [(make_folder, "fork"), (make_zip, "fork"), (make_lmdb, "fork"), (make_lmdb, "spawn")],
+)
+def test_workers_give_the_same(tmp_path, make, context):
+    path = tmp_path / "data"
+    files = pictures(10)
+    files["04.png"] = files["04.png"][:-60]
+    data = make(path, files)(path)
+    expected = list(DataLoader(data, 3))  # opens handles that the workers inherit
+    number = 2 if context == "fork" else 1
+    workers = DataLoader(data, 3, num_workers=number, multiprocessing_context=context)
+    for ours, theirs in zip(expected, workers, strict=True):
+        assert torch.equal(ours["x"], theirs["x"])
+        assert torch.equal(ours["index"], theirs["index"])
+    assert torch.equal(data[0]["x"], expected[0]["x"][0])
+
+
+@STORES
+def test_unreadable_is_replaced_logged_once_and_counted(tmp_path, make, log):
+    path = tmp_path / "data"
+    files = pictures(30)
+    broken = {"07.png": files["07.png"][:-60], "08.png": b"", "29.png": bomb()}
+    data = make(path, {**files, **broken})(path)
+    for _ in range(2):
+        assert [data[i]["index"] for i in (6, 7, 8, 9, 29)] == [6, 9, 9, 9, 0]
+    np.testing.assert_array_equal(data[7]["x"].permute(1, 2, 0).numpy(), values_of(9))
+    messages = [record.getMessage() for record in log]
+    assert len(messages) == 3
+    for name, message in zip(broken, messages, strict=True):
+        assert f"{name} (" in message
+    assert "9000x9000 is over the limit of 67108864 pixels" in messages[2]
+    assert [name[-6:] for name in data.unreadable] == list(broken)
+
+
+def test_an_unreadable_picture_is_not_tried_again(tmp_path):
+    make_folder(tmp_path, {**pictures(20), "01.png": b""})
+    data = ImageFolder(tmp_path)
+    assert data[1]["index"] == 2
+    (tmp_path / "01.png").write_bytes(encoded(values_of(1)))
+    # Order must not change within a run.
+    assert data[1]["index"] == 2
+    assert ImageFolder(tmp_path)[1]["index"] == 1
+
+
+def test_each_process_opens_its_own_handle(tmp_path, monkeypatch):
+    make_zip(tmp_path / "a.zip", pictures(2))
+    make_lmdb(tmp_path / "lmdb", pictures(2))
+    zipped, stored = ImageZip(tmp_path / "a.zip"), ImageLMDB(tmp_path / "lmdb")
+    handle, environment = zipped._zip(), lmdb_images._environment(stored.path)
+    assert zipped._zip() is handle
+    assert lmdb_images._environment(stored.path) is environment
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert zipped._zip() is not handle
+    assert lmdb_images._environment(stored.path) is not environment
+    np.testing.assert_array_equal(stored[1]["x"], zipped[1]["x"])
+
+
+@STORES
+def test_too_many_unreadable_stop_with_a_summary(tmp_path, make):
+    path = tmp_path / "data"
+    files = pictures(20)
+    for i in (1, 3, 6):
+        files[f"{i:02d}.png"] = b"\x89PNG broken"
+    data = make(path, files)(path, max_unreadable=2)
+    assert [data[i]["index"] for i in (0, 1, 2, 3)] == [0, 2, 2, 4]
+    with pytest.raises(TooManyUnreadableError, match=r"3 of 20 .*01.png.*03.png.*06.png.*repair"):
+        data[6]
+    with pytest.raises(TooManyUnreadableError, match="2 of 2 pictures are unreadable"):
+        make(tmp_path / "none", {"00.png": b"x", "01.png": b"y"})(tmp_path / "none")
+
+
+def test_workers_count_together(tmp_path):
+    files = pictures(24)
+    files.update({f"{i:02d}.png": b"broken" for i in (1, 2, 10, 11)})
+    make_folder(tmp_path, files)
+    data = ImageFolder(tmp_path, max_unreadable=4)
+    for _ in range(2):
+        indices = [b["index"].tolist() for b in DataLoader(data, 3, num_workers=2)]
+    assert indices[:4] == [[0, 3, 3], [3, 4, 5], [6, 7, 8], [9, 12, 12]]
+    assert len(data.unreadable) == 4
+    strict = ImageFolder(tmp_path, max_unreadable=3)
+    batches = iter(DataLoader(strict, 3, num_workers=2))
+    with pytest.raises(TooManyUnreadableError, match="4 of 24"):
+        list(batches)
+    # Now rather than when the garbage is collected, where it waits for a time-out.
+    batches._shutdown_workers()
+
+
+@STORES
+def test_wrong_size_stops_at_construction(tmp_path, make):
+    path = tmp_path / "data"
+    dataset = make(path, {"a.png": encoded(values_of(0, 7, 9)), "b.png": encoded(values_of(1))})
+    with pytest.raises(ValueError, match=r"a.png: it is 9x7 .* expected 6x6; bring .*Resize"):
+        dataset(path, image_size=6)
+    with pytest.raises(ValueError, match=r"b.png: it is 6x6 .* expected 9x7"):
+        dataset(path)
+    with pytest.raises(ValueError, match=r"a.png: CentreCrop\(size=8\): the picture is only 9x7"):
+        dataset(path, pipeline=[{"type": "CentreCrop", "size": 8}])
+    pipeline = [{"type": "CentreCrop"}, {"type": "Resize", "size": 6}]
+    data = dataset(path, pipeline=pipeline, image_size=6)
+    assert [item["x"].shape[1:] for item in (data[0], data[1])] == [(6, 6)] * 2
+    assert (
+        data.digest()
+        != dataset(path, pipeline=[{"type": "Resize", "size": 6}, pipeline[0]]).digest()
+    )
+
+
+def test_a_late_wrong_size_is_replaced(tmp_path, log):
+    make_folder(tmp_path, {**pictures(20), "01.png": encoded(values_of(1, 5, 5))})
+    data = ImageFolder(tmp_path)
+    assert data[1]["index"] == 2
+    assert "01.png (it is 5x5" in log[0].getMessage()
+
+
+@STORES
+def test_digest_and_pickling(tmp_path, make):
+    path, other = tmp_path / "data", tmp_path / "other"
+    data = make(path, pictures(5))(path)
+    data[0]
+    again = pickle.loads(pickle.dumps(data))
+    assert torch.equal(again[2]["x"], data[2]["x"])
+    assert again.digest() == data.digest()
+    assert make(other, pictures(6))(other).digest() != data.digest()
+
+
+@STORES
+def test_missing_paths(tmp_path, make):
+    dataset = make(tmp_path / "data", pictures(1))
+    with pytest.raises(FileNotFoundError, match=r"absent .*; set "):
+        dataset(tmp_path / "absent")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_pictures_never_crash(tmp_path_factory, data):
+    good = encoded(values_of(0), data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"])))
+    damaged = bytearray(good[: data.draw(st.integers(0, len(good)))])
+    for _ in range(data.draw(st.integers(0, 4)) if damaged else 0):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    root = tmp_path_factory.mktemp("damaged")
+    make_folder(root, {**pictures(20), "01.png": bytes(damaged)})
+    item = ImageFolder(root)[1]
+    assert item["index"] in (1, 2)
+    assert item["x"].shape == (3, SIZE, SIZE)
+
+
+def test_folder_listing(tmp_path):
+    names = ["b/x.PNG", "a/z.jpg", "a/y.jpeg", "c.webp", "b.bmp", "d/e/f.tiff", "g.tif"]
+    forms = ["PNG", "JPEG", "JPEG", "WEBP", "BMP", "TIFF", "TIFF"]
+    files = {n: encoded(values_of(0), f) for n, f in zip(names, forms, strict=True)}
+    hidden = dict.fromkeys([".hidden.png", "._c.png", ".git/a.png", "notes.txt"], b"x")
+    make_folder(tmp_path, {**files, **hidden})
+    data = DATASETS.build({"type": "ImageFolder", "root": str(tmp_path)})
+    assert data.paths == sorted(names)
+    assert len([data[i] for i in range(7)]) == 7
+    assert data.unreadable == []
+
+
+def test_folder_bad_input(tmp_path):
+    with pytest.raises(ValueError, match=r"no pictures in .* expected files that end in"):
+        ImageFolder(tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="is not a folder; for a zip file use"):
+        ImageFolder(tmp_path / "a.zip")
+    with pytest.raises(TypeError, match="pipline"):
+        DATASETS.build({"type": "ImageFolder", "root": str(tmp_path), "pipline": []})
+
+
+def labelled(tmp_path, labels, name="l.zip"):
+    files = {f"00000/img{i:08d}.png": encoded(values_of(i)) for i in range(3)}
+    make_zip(tmp_path / name, {**files, "dataset.json": json.dumps({"labels": labels})})
+    return tmp_path / name
+
+
+def test_zip_labels(tmp_path):
+    listed = [[f"00000/img{i:08d}.png", 5 - i] for i in (2, 0, 1)]
+    path = labelled(tmp_path, listed)
+    assert [ImageZip(path)[i]["label"] for i in range(3)] == [5, 4, 3]
+    assert "label" not in ImageZip(path, use_labels=False)[0]
+    assert "label" not in ImageZip(labelled(tmp_path, None, "n.zip"))[0]
+    for i, bad in enumerate((listed[:2], [[n, float(x)] for n, x in listed], 3, [[1]])):
+        with pytest.raises(ValueError, match=r"dataset.json in .* use_labels=False"):
+            ImageZip(labelled(tmp_path, bad, f"{i}.zip"))
+
+
+def test_zip_bad_input(tmp_path, log):
+    with pytest.raises(FileNotFoundError, match="is not a file; for a folder use"):
+        ImageZip(tmp_path)
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match=r"is not a whole zip file"):
+        ImageZip(path)
+    make_zip(path, {"__MACOSX/a.png": b"", "a.txt": b""})
+    with pytest.raises(ValueError, match="no pictures in"):
+        ImageZip(path)
+    make_zip(path, pictures(20))
+    good = encoded(values_of(4))
+    path.write_bytes(path.read_bytes().replace(good, good[:-9] + b"123456789"))
+    assert ImageZip(path)[4]["index"] == 5
+    assert "Bad CRC-32" in log[0].getMessage()
+
+
+def test_zip_bomb_is_not_unpacked(tmp_path, log, monkeypatch):
+    monkeypatch.setattr("ddgan.data.zip_images.MAX_FILE_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("00.png", encoded(values_of(0)))
+        file.writestr("01.png", b"\0" * 1_000_000)
+    assert ImageZip(tmp_path / "a.zip")[1]["index"] == 0
+    assert "unpacks to 1000000 bytes, over the limit" in log[0].getMessage()
+
+
+def test_lmdb_raw_and_numbered(tmp_path):
+    path = tmp_path / "raw.lmdb"
+    make_lmdb(path, {str(i): values_of(i).tobytes() for i in range(12)})
+    data = ImageLMDB(path, num_images=11)
+    assert len(data) == 11
+    # Numeric order: sorted as text, "10" would come third.
+    for i in (0, 2, 10):
+        np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), values_of(i))
+    assert {p.name for p in path.iterdir()} <= {"data.mdb", "lock.mdb"}
+    assert len(ImageLMDB(path / "data.mdb")) == 12
+    for count in (0, 13):
+        with pytest.raises(ValueError, match=f"has 12 entries, but num_images={count}"):
+            ImageLMDB(path, num_images=count)
+
+
+def test_lmdb_encoded_in_key_order(tmp_path):
+    path = tmp_path / "lsun"
+    make_lmdb(path, {f"{k}f{k}": encoded(values_of(i), "WEBP") for i, k in enumerate("cab")})
+    data = ImageLMDB(path, num_images=2)
+    assert [data.picture_name(i)[-3:] for i in range(2)] == ["afa", "bfb"]
+
+
+def test_lmdb_bad_input(tmp_path, monkeypatch):
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(ValueError, match="cannot be opened as an LMDB"):
+        ImageLMDB(tmp_path)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ImportError, match="pip install lmdb"):
+        ImageLMDB(tmp_path)

@@ -1,0 +1,145 @@
+"""Centre crop and resize, and the decoding of unusual pictures."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps, JpegImagePlugin
+
+from ddgan.data import CentreCrop, Resize
+from ddgan.data.decoding import decode_picture, to_tensor
+from ddgan.data.transforms import build_pipeline
+from ddgan.registry import TRANSFORMS
+
+sides = st.integers(1, 40)
+
+
+def picture(width, height, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@given(sides, sides, st.one_of(st.none(), st.integers(1, 40)))
+@settings(deadline=None)
+def test_centre_crop(width, height, size):
+    image = picture(width, height)
+    if size is not None and size > min(width, height):
+        with pytest.raises(ValueError, match=f"only {width}x{height}"):
+            CentreCrop(size)(image)
+        return
+    side = size or min(width, height)
+    cropped = np.asarray(CentreCrop(size)(image))
+    assert cropped.shape == (side, side, 3)
+    # Equal borders, up to the odd pixel, which goes to the right and to the bottom.
+    top, left = (height - side) // 2, (width - side) // 2
+    np.testing.assert_array_equal(cropped, np.asarray(image)[top : top + side, left : left + side])
+
+
+@given(sides, sides, st.integers(1, 40))
+@settings(deadline=None)
+def test_resize_scales_the_shorter_side(width, height, size):
+    image = Resize(size)(picture(width, height))
+    assert min(image.size) == size
+    ratio = size / min(width, height)
+    assert abs(max(image.size) - max(width, height) * ratio) <= 0.5 + 1e-9
+
+
+def test_resize_averages_when_shrinking():
+    image = picture(32, 16)
+    blocks = np.asarray(image).astype(float).reshape(8, 2, 16, 2, 3).mean((1, 3))
+    shrunk = np.asarray(Resize(8, resample="box")(image)).astype(float)
+    # Pillow rounds after each of the two directions.
+    assert np.abs(shrunk - blocks).max() <= 1.0
+    # torch's antialiased bilinear filter is an independent implementation of the same one.
+    x = to_tensor(image).float()[None]
+    oracle = torch.nn.functional.interpolate(x, (8, 16), mode="bilinear", antialias=True)[0]
+    ours = to_tensor(Resize(8, resample="bilinear")(image)).float()
+    assert (ours - oracle).abs().max() <= 1.0
+    flat = Image.new("RGB", (31, 17), (10, 200, 77))
+    for name in ("lanczos", "bicubic", "bilinear", "box"):
+        assert Resize(5, resample=name)(flat).getcolors() == [(45, (10, 200, 77))]
+
+
+def test_resize_leaves_a_fitting_picture_alone():
+    image = picture(9, 5)
+    assert Resize(5)(image) is image
+
+
+def test_registry_and_bad_arguments():
+    crop, resize = build_pipeline([{"type": "CentreCrop"}, Resize(4)])
+    assert repr([crop, resize]) == "[CentreCrop(size=None), Resize(size=4, resample='lanczos')]"
+    with pytest.raises(ValueError, match="resample is 'nearest', expected one of"):
+        Resize(4, resample="nearest")
+    for bad in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="expected a positive number"):
+            Resize(bad)
+    with pytest.raises(TypeError, match="sise"):
+        TRANSFORMS.build({"type": "Resize", "sise": 4})
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return io.BytesIO(file.getvalue())
+
+
+def test_transparency_is_laid_over_white():
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0, :, 0] = 200
+    rgba[0, :, 3] = (0, 255, 51)
+    x = np.asarray(decode_picture(encoded(Image.fromarray(rgba)), 3))
+    # 51 / 255 = 1/5 of (200, 0, 0) over 4/5 of white.
+    assert x[0].tolist() == [[255, 255, 255], [200, 0, 0], [244, 204, 204]]
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([9, 8, 7])
+    assert decode_picture(encoded(palette), 3).getpixel((0, 0)) == (9, 8, 7)
+    assert decode_picture(encoded(palette, transparency=0), 3).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte():
+    values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
+    for form in ("PNG", "TIFF"):
+        grey = decode_picture(encoded(Image.fromarray(values), form), 1)
+        assert np.asarray(grey).tolist() == [[0, 0, 1, 128, 255]]
+    colour = to_tensor(decode_picture(encoded(Image.fromarray(values)), 3))
+    assert colour[:, 0, 3].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_turned_photograph_is_put_upright(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    file = encoded(picture(3, 2), form, exif=exif, **options)
+    upright = decode_picture(file, 3)
+    oracle = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(upright), np.asarray(oracle))
+    assert upright.size == ((2, 3) if 5 <= orientation <= 8 else (3, 2))
+
+
+def test_damaged_metadata_does_not_cost_the_picture(monkeypatch):
+    def damaged(image):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "getexif", damaged)
+    assert decode_picture(encoded(picture(3, 2), "JPEG"), 3).size == (3, 2)
+
+
+def test_refused_kinds():
+    with pytest.raises(ValueError, match="floating-point"):
+        decode_picture(encoded(Image.new("F", (2, 2)), "TIFF"), 3)
+    # Pillow could read both of these, but only the listed formats are tried.
+    for form in ("GIF", "PPM"):
+        with pytest.raises(OSError, match="cannot identify"):
+            decode_picture(encoded(picture(2, 2), form), 3)
+
+
+def test_grey_and_one_pixel():
+    x = to_tensor(decode_picture(encoded(Image.new("L", (1, 1), 7)), 1))
+    assert x.tolist() == [[[7]]]
+    assert to_tensor(decode_picture(encoded(Image.new("L", (2, 1), 7)), 3)).shape == (3, 1, 2)
