@@ -12,7 +12,7 @@ from mmengine import Config
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddgan.engine.config import config_from_json, config_to_json
 from ddgan.errors import CheckpointError
@@ -108,6 +108,33 @@ def list_checkpoints(work_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))
 
 
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    source: str | Path,
+    optional: tuple[str, ...] = (),
+) -> None:
+    """Load a state dict into a model; names that begin with one of ``optional`` may be missing.
+
+    Raises CheckpointError, and changes nothing, if names or shapes differ.
+    """
+    own = model.state_dict()
+    missing = [name for name in own.keys() - state.keys() if not name.startswith(optional)]
+    unknown = state.keys() - own.keys()
+    if missing or unknown:
+        raise CheckpointError(
+            f"{source} does not fit the model of the config: it lacks {sorted(missing)[:3]} "
+            f"({len(missing)} in all) and has unknown {sorted(unknown)[:3]} ({len(unknown)})"
+        )
+    for name, value in state.items():
+        if isinstance(value, Tensor) and own[name].shape != value.shape:
+            raise CheckpointError(
+                f"{source} does not fit the model of the config: {name} is {tuple(value.shape)} in "
+                f"the file and {tuple(own[name].shape)} in the model"
+            )
+    model.load_state_dict(state, strict=False)
+
+
 def save_release(
     path: str | Path, state: Mapping[str, Tensor], config: Config, info: Mapping[str, str]
 ) -> None:
@@ -131,7 +158,7 @@ def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str,
         return _read_release(path)
     content = read_checkpoint(path)
     meta = content["meta"]
-    info = {"iteration": str(meta["iter"]), "seed": str(meta["seed"])}
+    info = {"iteration": str(meta["iter"]), "training_seed": str(meta["seed"])}
     return config_from_json(meta["config"]), content["state_dict"], info
 
 

@@ -21,7 +21,7 @@ REGISTRIES = [value for value in vars(registry).values() if isinstance(value, Re
 
 TOP_LEVEL_KEYS = frozenset(
     """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
-    experiment_name load_from log_level model optim_wrapper param_scheduler randomness
+    evaluation experiment_name load_from log_level model optim_wrapper param_scheduler randomness
     resume train_cfg train_dataloader visualizer work_dir launcher""".split()
 )
 _LOADER_KEYS = {
@@ -54,7 +54,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         except (KeyError, IndexError, TypeError) as error:
             raise ConfigError(f"--cfg-options {dict(options)} do not fit {path}: {error}") from None
     cfg.setdefault("default_scope", registry.SCOPE)
-    check_config(cfg)
+    check_config(cfg.to_dict())
     return cfg
 
 

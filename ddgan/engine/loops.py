@@ -3,9 +3,11 @@
 import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import BaseLoop, Runner
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from ddgan.data import check_batch_size
+from ddgan.errors import ConfigError
 from ddgan.registry import LOOPS
 
 
@@ -26,6 +28,7 @@ class TrainLoop(BaseLoop):
         self.samples_seen = 0
         self.global_batch_size = self.dataloader.batch_size * get_world_size()
         check_batch_size(self.dataloader.dataset, self.global_batch_size)
+        check_shapes(self.dataloader.dataset, runner.model)
 
     # mmengine's runner and hooks ask for epochs; the whole training is one.
     epoch = 0
@@ -41,7 +44,7 @@ class TrainLoop(BaseLoop):
         self.iter = iteration
         self.samples_seen = samples_seen
 
-    def run(self) -> torch.nn.Module:
+    def run(self) -> nn.Module:
         """Train and return the model."""
         runner = self.runner
         runner.call_hook("before_train")
@@ -68,6 +71,16 @@ class TrainLoop(BaseLoop):
             "after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=outputs
         )
         self.iter += 1
+
+
+def check_shapes(dataset: Dataset, model: nn.Module) -> None:
+    """Raise ConfigError if the data set and the model disagree on the shape of a sample."""
+    data, expected = getattr(dataset, "image_shape", None), getattr(model, "data_shape", None)
+    if data is not None and expected is not None and tuple(data) != tuple(expected):
+        raise ConfigError(
+            f"the data set has samples of shape {tuple(data)}, the generator makes "
+            f"{tuple(expected)}; change model.generator or the data set's pipeline"
+        )
 
 
 def seed_iteration(seed: int, iteration: int) -> None:

@@ -13,6 +13,7 @@ import ddgan
 from ddgan.engine.checkpoint import (
     LAST_CHECKPOINT,
     list_checkpoints,
+    load_state,
     newest_good_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -20,7 +21,6 @@ from ddgan.engine.checkpoint import (
 )
 from ddgan.engine.config import config_to_json
 from ddgan.engine.distributed import init_process_group, select_device
-from ddgan.errors import CheckpointError
 from ddgan.models import GenerativeModel
 from ddgan.registry import RUNNERS
 
@@ -78,7 +78,7 @@ class Runner(MMRunner):
                 "world_size": self.world_size,
                 "config": config_to_json(self.cfg),
                 "version": ddgan.__version__,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
             },
             "state_dict": self.model.state_dict(),
             "optimizer": self.optim_wrapper.state_dict(),
@@ -113,7 +113,7 @@ class Runner(MMRunner):
         """Restore model, average, optimizers, schedulers, iteration and data position."""
         checkpoint = read_checkpoint(filename, map_location=self.device)
         meta = checkpoint["meta"]
-        _load_state(self.model, checkpoint["state_dict"], filename)
+        load_state(self.model, checkpoint["state_dict"], filename)
         self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
         for name, states in checkpoint["param_schedulers"].items():
             for scheduler, state in zip(self.param_schedulers[name], states, strict=True):
@@ -141,19 +141,3 @@ class Runner(MMRunner):
             f"seed {self.seed}"
         )
         self.logger.debug(f"Config:\n{self.cfg.pretty_text}")
-
-
-def _load_state(model: nn.Module, state: dict, source: str) -> None:
-    own = model.state_dict()
-    for name, tensor in state.items():
-        if isinstance(tensor, torch.Tensor) and name in own and own[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{source} does not fit the config: {name} is {tuple(tensor.shape)} in the file "
-                f"and {tuple(own[name].shape)} in the model"
-            )
-    if differing := sorted(set(own) ^ set(state)):
-        raise CheckpointError(
-            f"{source} does not fit the config: {differing[0]} and {len(differing) - 1} more names "
-            "are in only one of file and model"
-        )
-    model.load_state_dict(state)

@@ -1,0 +1,56 @@
+"""A report on a config before any time is spent on training it."""
+
+import torch
+from mmengine import Config
+from torch import nn
+
+from ddgan.data import check_batch_size
+from ddgan.engine.distributed import select_device
+from ddgan.engine.loops import check_shapes
+from ddgan.engine.memory import activation_bytes, available_memory
+from ddgan.registry import DATASETS, MODELS
+
+GIB = 2**30
+
+
+def dry_run(cfg: Config) -> str:
+    """Build model and data as training would and return what was found, as text.
+
+    Raises the errors that training would raise before its first iteration.
+    """
+    device = select_device(cfg.get("device", "auto"))
+    model = MODELS.build(cfg.model)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    batch_size = cfg.train_dataloader.batch_size
+    check_batch_size(dataset, batch_size)
+    check_shapes(dataset, model)
+    first = dataset[0]["x"]
+    lines = [f"model {type(model).__name__} of samples {tuple(model.data_shape)}"]
+    for name, network in model.named_children():
+        if count := sum(p.numel() for p in network.parameters()):
+            trained = any(p.requires_grad for p in network.parameters())
+            lines.append(f"  {name}: {count:,} parameters{'' if trained else ' (average)'}")
+    lines += [
+        f"memory: about {_training_bytes(model, batch_size) / GIB:.2f} GiB for a batch of "
+        f"{batch_size} in float32; {available_memory(device) / GIB:.2f} GiB free on {device}",
+        f"data: {type(dataset).__name__} with {len(dataset):,} samples; the first is "
+        f"{tuple(first.shape)} {str(first.dtype).removeprefix('torch.')}",
+        f"training: {cfg.train_cfg.max_iters:,} iterations, batch {batch_size} per process",
+        "nothing was trained (--dry-run)",
+    ]
+    return "\n".join(lines)
+
+
+def _training_bytes(model: nn.Module, batch_size: int) -> int:
+    """Estimate a train step's memory: weights, gradients, Adam's moments and activations."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    averaged = sum(p.numel() for p in model.generator_ema.parameters())
+    x, t = torch.zeros(1, *model.data_shape), torch.zeros(1, dtype=torch.int64)
+    latent_dim = model.generator.latent_dim
+    z = torch.zeros(1, latent_dim) if latent_dim else None
+    generator = activation_bytes(model.generator, x, t, z)
+    discriminator = activation_bytes(model.discriminator, x, t, x)
+    # D's step keeps the activations of real and fake, and R1 about as much again for its second
+    # derivative; G's step keeps those of both networks once.
+    activations = batch_size * max(3 * discriminator, generator + discriminator)
+    return 4 * (4 * trained + averaged) + activations
