@@ -20,3 +20,4 @@ optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=1e-4)), discriminator=dict(optimizer=dict(lr=1e-4))
 )
 custom_hooks = [dict(type="SamplePictures", interval=5_000, num=2_500)]
+evaluation = dict(modes=dict(type="GaussianModes", num=10_000))

@@ -33,3 +33,4 @@ model = dict(
 train_cfg = dict(type="TrainLoop", max_iters=2_000)
 custom_hooks = [dict(type="SamplePictures", interval=200, num=100)]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500))
+evaluation = dict(modes=dict(type="DigitModes", num=10_000))

@@ -1,5 +1,17 @@
-"""Pictures of samples."""
+"""Pictures of samples and runs, and the files that hold samples."""
 
-from ddgan.visualization.grid import image_grid, save_samples
+from ddgan.visualization.curves import plot_curves, read_scalars
+from ddgan.visualization.digits import plot_digits
+from ddgan.visualization.grid import image_grid, save_samples, scatter
+from ddgan.visualization.writers import SampleWriter, open_writer
 
-__all__ = ["image_grid", "save_samples"]
+__all__ = [
+    "SampleWriter",
+    "image_grid",
+    "open_writer",
+    "plot_curves",
+    "plot_digits",
+    "read_scalars",
+    "save_samples",
+    "scatter",
+]

@@ -1,0 +1,82 @@
+"""Train a model from a config: ``python tools/train.py configs/ddgan_stackeddigits.py``."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from ddgan.engine import Runner, load_config
+from ddgan.engine.cli import user_errors
+from ddgan.engine.dry_run import dry_run
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description="Train a model.")
+    parser.add_argument("config", help="a config file, such as configs/ddgan_cifar10.py")
+    parser.add_argument("--work-dir", help="folder of the run; default work_dirs/<config's name>")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from this checkpoint, or from the newest whole one of the run's folder",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="settings to change, such as train_cfg.max_iters=1000",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    parser.add_argument(
+        "--amp", choices=["off", "bf16", "fp16"], help="mixed precision; R1 stays in float32"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the networks")
+    parser.add_argument("--seed", type=int, help="instead of the config's randomness.seed")
+    parser.add_argument("--device", help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, an estimate of memory and a check of the data, and train nothing",
+    )
+    # torch.distributed.launch passes it; torchrun does not.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Return the config with the command line's settings in it."""
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    cfg.launcher = args.launcher
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    if args.seed is not None:
+        cfg.merge_from_dict({"randomness.seed": args.seed})
+    if args.device:
+        cfg.device = args.device
+    if args.compile:
+        cfg.compile = True
+    if args.amp:
+        for network in ("generator", "discriminator"):
+            if network in cfg.optim_wrapper:
+                cfg.optim_wrapper[network].amp = args.amp
+    return cfg
+
+
+def main() -> None:
+    """Train, or only report what would be trained."""
+    args = parse_args()
+    with user_errors():
+        cfg = read_config(args)
+        if args.dry_run:
+            print(dry_run(cfg))
+        else:
+            Runner.from_cfg(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
