@@ -28,6 +28,7 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.15",
         "rich>=13",
+        "lmdb>=1.4",
     ],
     extras_require={
         "eval": ["torch-fidelity>=0.4"],

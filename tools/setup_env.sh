@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Make .venv with the locked dependencies and this package, or reuse what is there. Sourced by
+# quickstart.sh and run_tests.sh; afterwards `python` is that of .venv.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+base_python=${PYTHON:-python3}
+if ! "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    echo "error: $base_python is $("$base_python" --version 2>&1); Python 3.10 or newer is needed." \
+        "Set PYTHON to one." >&2
+    exit 1
+fi
+
+wanted="$(cksum requirements.lock setup.py) $("$base_python" --version)"
+sources="$(find csrc setup.py -type f -exec cksum {} + 2>/dev/null | sort | cksum)"
+stamp=.venv/installed
+if [ ! -f "$stamp" ] || [ "$(head -n 1 "$stamp")" != "$wanted" ]; then
+    echo "Installing the locked dependencies into .venv (a few minutes, once)"
+    rm -rf .venv
+    "$base_python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+    # OpenCV, which mmengine imports, needs a desktop's libraries unless it is the headless build.
+    if ! .venv/bin/python -c 'import cv2' 2>/dev/null; then
+        opencv=$(sed -n 's/^opencv-python==//p' requirements.lock)
+        .venv/bin/python -m pip uninstall --quiet --yes opencv-python
+        .venv/bin/python -m pip install --quiet "opencv-python-headless==$opencv"
+    fi
+    printf '%s\n' "$wanted" >"$stamp"
+fi
+if [ "$(sed -n 2p "$stamp")" != "$sources" ]; then
+    echo "Building the package and its compiled operations"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --no-deps --no-build-isolation --editable .
+    printf '%s\n%s\n' "$wanted" "$sources" >"$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"
