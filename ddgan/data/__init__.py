@@ -1,16 +1,16 @@
 """Data sets, their deterministic transforms, and the sampler that gives training its order."""
 
-from .cifar10 import CIFAR10
-from .folder import ImageFolder
-from .gaussians import Gaussians25
-from .idx import read_idx
-from .in_memory import InMemoryImages
-from .lmdb_images import ImageLMDB
-from .pictures import PictureDataset, TooManyUnreadableError
-from .samplers import ResumableSampler, check_batch_size
-from .stacked import StackedDigits, StackedImages, StackedMNIST, load_digit_images
-from .transforms import CentreCrop, Resize
-from .zip_images import ImageZip
+from ddgan.data.cifar10 import CIFAR10
+from ddgan.data.folder import ImageFolder
+from ddgan.data.gaussians import Gaussians25
+from ddgan.data.idx import read_idx
+from ddgan.data.in_memory import InMemoryImages
+from ddgan.data.lmdb_images import ImageLMDB
+from ddgan.data.pictures import PictureDataset, TooManyUnreadableError
+from ddgan.data.samplers import ResumableSampler, check_batch_size
+from ddgan.data.stacked import StackedDigits, StackedImages, StackedMNIST, load_digit_images
+from ddgan.data.transforms import CentreCrop, Resize
+from ddgan.data.zip_images import ImageZip
 
 __all__ = [
     "CIFAR10",

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ddgan.data.in_memory import InMemoryImages
 from ddgan.registry import DATASETS
-
-from .in_memory import InMemoryImages
 
 FOLDER = "cifar-10-batches-py"
 FILES = {

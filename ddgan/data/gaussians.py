@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddgan.data.counter import random_bits, uniform
+from ddgan.data.in_memory import BatchedDataset, sha256_of
 from ddgan.registry import DATASETS
-
-from .counter import random_bits, uniform
-from .in_memory import BatchedDataset, sha256_of
 
 
 @DATASETS.register_module()

@@ -1,6 +1,7 @@
 """Data sets whose items are computed or copied from arrays in memory, a whole batch at a time."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 
-class BatchedDataset(Dataset):
+class BatchedDataset(Dataset, ABC):
     """A data set that makes the items of a batch together; subclasses define ``_batch``.
 
     Attributes of every data set of the package: ``name``, ``image_shape`` ((C, H, W), or (2,) for
@@ -26,13 +27,13 @@ class BatchedDataset(Dataset):
             )
         self.num_samples = num_samples
 
+    @abstractmethod
     def _batch(self, indices: np.ndarray) -> tuple[Tensor, list[int] | None]:
         """The data (B, ...) and the labels of int64 indices (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def digest(self) -> str:
         """A SHA-256 string of the content."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.num_samples

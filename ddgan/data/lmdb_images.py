@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ddgan.data.decoding import decode_picture
+from ddgan.data.pictures import PictureDataset
+from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
-
-from .decoding import decode_picture
-from .pictures import PictureDataset
-from .transforms import Transform
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 # The library refuses to open an environment twice in one process. Each value has the process that

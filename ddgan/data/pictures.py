@@ -1,6 +1,7 @@
 """What all data sets of picture files share: one shape, and what becomes of unreadable pictures."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .decoding import to_tensor
-from .in_memory import sha256_of
-from .transforms import Transform, build_pipeline
+from ddgan.data.decoding import to_tensor
+from ddgan.data.in_memory import sha256_of
+from ddgan.data.transforms import Transform, build_pipeline
+from ddgan.errors import UserError
 
 _PROBES = 8
 _NAMED = 5
@@ -29,7 +31,7 @@ class _MisfitError(ValueError):
     """A picture that does not have the shape of the data set."""
 
 
-class PictureDataset(Dataset):
+class PictureDataset(Dataset, ABC):
     """Pictures decoded on access, uint8 (C, H, W), all of one shape.
 
     A subclass defines ``picture_name``, ``_decode``, ``_identity``, and ``_label`` where it has
@@ -59,19 +61,20 @@ class PictureDataset(Dataset):
         self.image_shape = None if image_size is None else (channels, image_size, image_size)
         self._probe()
 
+    @abstractmethod
     def picture_name(self, index: int) -> str:
         """Where the picture is, for messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, index: int) -> Image.Image:
-        raise NotImplementedError
+        """Read and decode one picture; any exception means that it is unreadable."""
 
     def _label(self, index: int) -> int | None:
         return None
 
+    @abstractmethod
     def _identity(self) -> Iterable[str]:
         """Lines that change when the stored pictures do."""
-        raise NotImplementedError
 
     def digest(self) -> str:
         """A SHA-256 string of the names and sizes of the pictures, and of the pipeline."""

@@ -7,9 +7,8 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
+from ddgan.data.counter import random_bits
 from ddgan.registry import DATA_SAMPLERS
-
-from .counter import random_bits
 
 
 @DATA_SAMPLERS.register_module()

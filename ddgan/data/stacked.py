@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddgan.data.counter import random_bits
+from ddgan.data.idx import read_idx
+from ddgan.data.in_memory import BatchedDataset, sha256_of
 from ddgan.registry import DATASETS
-
-from .counter import random_bits
-from .idx import read_idx
-from .in_memory import BatchedDataset, sha256_of
 
 DIGIT_SPLITS = ("train", "test", "all")
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_picture
+from ddgan.data.pictures import PictureDataset
+from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
-
-from .decoding import MAX_FILE_BYTES, SUFFIXES, decode_picture
-from .pictures import PictureDataset
-from .transforms import Transform
 
 LABELS = "dataset.json"
 
