@@ -57,5 +57,5 @@ class SampleNoise:
         radius = torch.sqrt(-2 * torch.log(u[:2]))
         angle = 2 * math.pi * u[2:]
         normals = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])
-        flat = normals.permute(1, 2, 0).reshape(len(self), -1)[:, :count]
+        flat = normals.permute(1, 2, 0).flatten(1)[:, :count]
         return flat.to(torch.float32).reshape(len(self), *shape)
