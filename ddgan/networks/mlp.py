@@ -1,18 +1,28 @@
-"""Generator and discriminator for points, such as the 25 Gaussians (DDGAN, Appendix C.5)."""
+"""Fully connected generator and discriminator: for points, and for very small pictures.
+
+The sizes for the 25 Gaussians are those of DDGAN, Appendix C.5.
+"""
+
+import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddgan.networks.discriminator import minibatch_stddev
 from ddgan.registry import MODELS
 
+SLOPE = 0.2
 
-def _mlp(in_features: int, hidden_dim: int, num_layers: int, out_features: int) -> nn.Sequential:
-    """Return ``num_layers`` hidden layers with leaky ReLU, then a linear output."""
+
+def _hidden(in_features: int, hidden_dim: int, num_layers: int) -> nn.Sequential:
+    """Return ``num_layers`` linear layers, each followed by leaky ReLU."""
     layers: list[nn.Module] = []
     for _ in range(num_layers):
-        layers += [nn.Linear(in_features, hidden_dim), nn.LeakyReLU(0.2)]
+        layers += [nn.Linear(in_features, hidden_dim), nn.LeakyReLU(SLOPE)]
         in_features = hidden_dim
-    return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+    return nn.Sequential(*layers)
 
 
 def _time_column(t: Tensor, num_steps: int, x: Tensor) -> Tensor:
@@ -24,41 +34,46 @@ def _time_column(t: Tensor, num_steps: int, x: Tensor) -> Tensor:
     return ((t.to(x.dtype) + 1) / num_steps)[:, None]
 
 
-def _check_points(data_dim: int, **points: Tensor) -> None:
-    for name, x in points.items():
-        if x.ndim != 2 or x.shape[1] != data_dim:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (N, {data_dim}) points")
+def _check_data(data_shape: tuple[int, ...], **data: Tensor) -> None:
+    for name, x in data.items():
+        if tuple(x.shape[1:]) != data_shape:
+            expected = ", ".join(["N", *map(str, data_shape)])
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({expected})")
 
 
 @MODELS.register_module()
 class MLPGenerator(nn.Module):
     """Predict x_0 from x_t, the time and a latent, all concatenated; ``num_steps`` is T.
 
-    ``latent_dim=0`` means no latent.
+    ``latent_dim=0`` means no latent. ``tanh`` bounds the output, as pictures are.
     """
 
     def __init__(
         self,
         num_steps: int,
-        data_dim: int = 2,
+        data_shape: Sequence[int] = (2,),
         latent_dim: int = 2,
         hidden_dim: int = 512,
         num_layers: int = 3,
+        tanh: bool = False,
     ):
         super().__init__()
         self.num_steps = num_steps
         self.latent_dim = latent_dim
-        self.data_shape = (data_dim,)
-        self.net = _mlp(data_dim + 1 + latent_dim, hidden_dim, num_layers, data_dim)
+        self.data_shape = tuple(data_shape)
+        self.tanh = tanh
+        size = math.prod(self.data_shape)
+        self.hidden = _hidden(size + 1 + latent_dim, hidden_dim, num_layers)
+        self.out = nn.Linear(hidden_dim, size)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
-        """Return the prediction of x_0, (N, data_dim).
+        """Return the prediction of x_0, (N, *data_shape).
 
         ``t`` (N,) holds 0-based time indices, ``z`` is (N, latent_dim), or None without a latent.
         Raises ValueError for other shapes.
         """
-        _check_points(self.data_shape[0], x_t=x_t)
-        inputs = [x_t, _time_column(t, self.num_steps, x_t)]
+        _check_data(self.data_shape, x_t=x_t)
+        inputs = [x_t.flatten(1), _time_column(t, self.num_steps, x_t)]
         if self.latent_dim > 0:
             if z is None or z.shape != (x_t.shape[0], self.latent_dim):
                 got = "missing" if z is None else f"of shape {tuple(z.shape)}"
@@ -68,26 +83,49 @@ class MLPGenerator(nn.Module):
             inputs.append(z)
         elif z is not None:
             raise ValueError("z was given to a generator without latent; pass z=None")
-        return self.net(torch.cat(inputs, dim=1)).to(x_t.dtype)
+        out = self.out(self.hidden(torch.cat(inputs, dim=1)))
+        return (torch.tanh(out) if self.tanh else out).reshape(x_t.shape).to(x_t.dtype)
 
 
 @MODELS.register_module()
 class MLPDiscriminator(nn.Module):
-    """Judge whether x_{t-1} is real, given x_t and t, all concatenated; ``num_steps`` is T."""
+    """Judge whether x_{t-1} is real, given x_t and t, all concatenated; ``num_steps`` is T.
+
+    With ``stddev_group`` the last of the hidden layers sees the minibatch standard deviation of
+    its inputs, in groups of at most that many samples; it keeps the modes apart.
+    """
 
     def __init__(
-        self, num_steps: int, data_dim: int = 2, hidden_dim: int = 512, num_layers: int = 3
+        self,
+        num_steps: int,
+        data_shape: Sequence[int] = (2,),
+        hidden_dim: int = 512,
+        num_layers: int = 3,
+        stddev_group: int | None = None,
     ):
         super().__init__()
+        if num_layers < 1 or (stddev_group is not None and stddev_group < 1):
+            raise ValueError(
+                f"num_layers is {num_layers} and stddev_group {stddev_group}; expected at least 1 "
+                "of each, or stddev_group=None"
+            )
         self.num_steps = num_steps
-        self.data_dim = data_dim
-        self.net = _mlp(2 * data_dim + 1, hidden_dim, num_layers, 1)
+        self.data_shape = tuple(data_shape)
+        self.stddev_group = stddev_group
+        size = 2 * math.prod(self.data_shape) + 1
+        self.hidden = _hidden(size, hidden_dim, num_layers - 1)
+        width = hidden_dim if num_layers > 1 else size
+        self.last = nn.Linear(width + (stddev_group is not None), hidden_dim)
+        self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x_prev: Tensor, t: Tensor, x_t: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, data_dim) points and 0-based time indices ``t`` (N,).
+        """Return logits (N, 1) for (N, *data_shape) data and 0-based time indices ``t`` (N,).
 
-        Raises ValueError for other shapes.
+        Raises ValueError for shapes that do not fit.
         """
-        _check_points(self.data_dim, x_prev=x_prev, x_t=x_t)
+        _check_data(self.data_shape, x_prev=x_prev, x_t=x_t)
         column = _time_column(t, self.num_steps, x_prev)
-        return self.net(torch.cat([x_prev, x_t, column], dim=1)).to(x_prev.dtype)
+        h = self.hidden(torch.cat([x_prev.flatten(1), x_t.flatten(1), column], dim=1))
+        if self.stddev_group is not None:
+            h = minibatch_stddev(h[:, :, None, None], self.stddev_group).flatten(1)
+        return self.head(F.leaky_relu(self.last(h), SLOPE)).to(x_prev.dtype)

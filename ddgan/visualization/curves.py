@@ -45,7 +45,8 @@ def plot_curves(run: str | Path, path: str | Path) -> None:
                 label = name.replace("d_loss_step_", "t = ")
                 axes.plot(steps, [curves[name][s] for s in steps], label=label, linewidth=1)
         axes.set(title=title, xlabel="iteration")
-        axes.legend(fontsize="small")
+        if axes.lines:
+            axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

@@ -16,7 +16,7 @@ def plot_digits(samples: Tensor, labels: Sequence[int], path: str | Path, column
 
     rows = -(-len(samples) // columns)
     figure = Figure(figsize=(2.6 * columns, 0.95 * rows), dpi=80, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.axis("off")
     pictures = samples.cpu().permute(0, 2, 3, 1).numpy()
