@@ -1,22 +1,28 @@
 """Build and metadata of the package."""
 
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "csrc"))
+from build_ops import BuildOps, extension  # noqa: E402
+
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ddgan/__init__.py").read_text())[1]
 
 setup(
     name="ddgan",
     version=VERSION,
-    description="Few-step generative models: Denoising Diffusion GANs and SPI-GAN",
+    description="Few-step generative models: Denoising Diffusion GANs",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ddgan", "ddgan.*"]),
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildOps},
     install_requires=[
         "torch>=2.6",
         "mmengine>=0.10.7,<0.12",

@@ -1,6 +1,6 @@
 """The registries of the package: children of mmengine's root registries with scope ``ddgan``.
 
-A component of an outside package registers itself in one of these (or in its own child registry)
+A component of an outside package registers itself in one of these
 and is then built from a config by its name. Modules that hold registered components are imported
 on the first lookup, through ``locations``.
 """

@@ -2,7 +2,10 @@
 
 import argparse
 
+import torch
+
 from ddgan.apis import load_model
+from ddgan.data import StackedDigits
 from ddgan.engine.cli import user_errors
 from ddgan.evaluation import digit_classifier
 from ddgan.visualization import plot_curves, plot_digits
@@ -19,7 +22,7 @@ def parse_args() -> argparse.Namespace:
 
     digits = commands.add_parser("digits", help="stacked digits, each beside its three channels")
     digits.add_argument("checkpoint", help="of a model trained on StackedDigits")
-    digits.add_argument("--num", type=int, default=60)
+    digits.add_argument("--num", type=int, default=40)
     digits.add_argument("--seed", type=int, default=0)
     digits.set_defaults(draw=draw_digits)
 
@@ -34,9 +37,18 @@ def draw_curves(args: argparse.Namespace) -> None:
 
 
 def draw_digits(args: argparse.Namespace) -> None:
-    """Sample digits, classify and draw them."""
+    """Sample digits, classify them, and draw them below real ones."""
     samples = load_model(args.checkpoint).sample(args.num, seed=args.seed)
-    plot_digits(samples, digit_classifier().modes(samples.cpu().numpy()), args.out)
+    data = StackedDigits()
+    real = [data[index] for index in range(10)]
+    panels = {
+        "data": (torch.stack([item["x"] for item in real]), [item["label"] for item in real]),
+        "samples, as the classifier reads them": (
+            samples,
+            digit_classifier().modes(samples.cpu().numpy()),
+        ),
+    }
+    plot_digits(panels, args.out)
 
 
 def main() -> None:

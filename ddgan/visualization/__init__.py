@@ -3,7 +3,7 @@
 from ddgan.visualization.curves import plot_curves, read_scalars
 from ddgan.visualization.digits import plot_digits
 from ddgan.visualization.grid import image_grid, save_samples, scatter
-from ddgan.visualization.writers import SampleWriter, open_writer
+from ddgan.visualization.writers import SampleWriter, open_writer, written_samples
 
 __all__ = [
     "SampleWriter",
@@ -14,4 +14,5 @@ __all__ = [
     "read_scalars",
     "save_samples",
     "scatter",
+    "written_samples",
 ]

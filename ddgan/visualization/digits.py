@@ -7,24 +7,35 @@ import numpy as np
 from torch import Tensor
 
 
-def plot_digits(samples: Tensor, labels: Sequence[int], path: str | Path, columns: int = 6) -> None:
-    """Draw (N, 3, H, W) uint8 samples, each beside its three channels, with the labels read.
+def plot_digits(
+    panels: dict[str, tuple[Tensor, Sequence[int]]], path: str | Path, columns: int = 5
+) -> None:
+    """Draw stacked digits, each beside its three channels, under the label that was read.
 
-    ``labels`` are 100 a + 10 b + c for the digits a, b, c that a classifier sees in the channels.
+    ``panels`` maps a title to (N, 3, H, W) uint8 samples and their N labels 100 a + 10 b + c, for
+    the digits a, b, c in the channels.
     """
     from matplotlib.figure import Figure
 
-    rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(2.6 * columns, 0.95 * rows), dpi=80, layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid:
-        axes.axis("off")
-    pictures = samples.cpu().permute(0, 2, 3, 1).numpy()
-    for axes, picture, label in zip(grid, pictures, labels, strict=False):
-        channels = [np.repeat(picture[..., i : i + 1], 3, -1) for i in range(3)]
-        gap = np.full((picture.shape[0], 1, 3), 255, np.uint8)
-        parts = [picture, *(part for channel in channels for part in (gap, channel))]
-        axes.imshow(np.concatenate(parts, axis=1), interpolation="nearest")
-        axes.set_title(f"{label:03d}", fontsize=9, pad=2)
+    rows = [-(-len(labels) // columns) for _, labels in panels.values()]
+    figure = Figure(figsize=(2.9 * columns, 1.05 * sum(rows)), dpi=80, layout="constrained")
+    parts = figure.subfigures(len(panels), squeeze=False, height_ratios=rows)[:, 0]
+    for part, (title, (samples, labels)), height in zip(parts, panels.items(), rows, strict=True):
+        part.suptitle(title, fontsize=12)
+        grid = list(part.subplots(height, columns, squeeze=False).flat)
+        for axes in grid:
+            axes.axis("off")
+        pictures = samples.cpu().permute(0, 2, 3, 1).numpy()
+        for axes, picture, label in zip(grid, pictures, labels, strict=False):
+            axes.imshow(_taken_apart(picture), interpolation="nearest")
+            axes.set_title(f"{label:03d}", fontsize=9, pad=2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+
+
+def _taken_apart(picture: np.ndarray) -> np.ndarray:
+    """Put an (H, W, 3) picture and its three channels in grey side by side."""
+    gap = np.full((picture.shape[0], 1, 3), 255, np.uint8)
+    channels = [np.repeat(picture[..., i : i + 1], 3, -1) for i in range(3)]
+    parts = [picture, *(part for channel in channels for part in (gap, channel))]
+    return np.concatenate(parts, axis=1)

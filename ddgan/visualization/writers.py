@@ -3,6 +3,8 @@
 import io
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,9 @@ class SampleWriter(Protocol):
     def close(self) -> None:
         """Finish the output."""
 
+    def discard(self) -> None:
+        """Remove what an interrupted output has left, but for complete files."""
+
 
 class _Whole:
     """Keeps all samples and writes one file at the end, in one step."""
@@ -37,8 +42,14 @@ class _Whole:
 
     def close(self) -> None:
         temporary = self.path.with_name(f".{os.getpid()}.{self.path.name}")
-        self.write(torch.cat(self._batches), temporary)
-        os.replace(temporary, self.path)
+        try:
+            self.write(torch.cat(self._batches), temporary)
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self._batches.clear()
 
 
 class GridWriter(_Whole):
@@ -63,6 +74,8 @@ class FolderWriter:
     """A folder of PNGs named by the index of the sample."""
 
     def __init__(self, path: Path, first_index: int = 0):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out {path} is a file; choose another name for the folder")
         if path.exists() and any(path.iterdir()):
             raise UserError(f"folder {path} is not empty; choose another, or remove it first")
         path.mkdir(parents=True, exist_ok=True)
@@ -77,6 +90,11 @@ class FolderWriter:
 
     def close(self) -> None:
         """Nothing is left to do: each file is complete."""
+
+    def discard(self) -> None:
+        """Remove the folder if nothing was written to it."""
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
 
 class ZipWriter:
@@ -98,6 +116,23 @@ class ZipWriter:
         """Finish the archive and give it its name."""
         self._archive.close()
         os.replace(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Remove the unfinished archive."""
+        self._archive.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_samples(path: str | Path, first_index: int = 0) -> Iterator[SampleWriter]:
+    """Open the writer for a path; at the end finish the output, or discard it after an error."""
+    writer = open_writer(path, first_index)
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
 
 
 def open_writer(path: str | Path, first_index: int = 0) -> SampleWriter:

@@ -71,5 +71,8 @@ def test_no_log_is_named(tmp_path):
 
 def test_digits_are_drawn(tmp_path):
     samples = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
-    plot_digits(samples, range(7), tmp_path / "digits.png", columns=3)
-    assert np.asarray(Image.open(tmp_path / "digits.png")).std() > 0
+    plot_digits({"one": (samples[:2], [1, 2])}, tmp_path / "few.png", columns=3)
+    plot_digits({"one": (samples[:2], [1, 2]), "two": (samples, range(7))}, tmp_path / "all.png")
+    few, everything = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("few", "all"))
+    assert few.std() > 0
+    assert everything.shape[0] > few.shape[0]
