@@ -4,7 +4,8 @@ import argparse
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine.cli import import_packages, progress_bar, user_errors
-from ddgan.visualization import open_writer
+from ddgan.errors import UserError
+from ddgan.visualization import written_samples
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--batch-size",
         default="auto",
-        help="a number, or auto for what fits into memory; the samples do not depend on it",
+        help="a number, or auto for what fits into memory; changes the samples by rounding at most",
     )
     parser.add_argument("--first-index", type=int, default=0, help="index of the first sample")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
@@ -32,18 +33,31 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_batch_size(text: str) -> int | None:
+    """Return the batch size that the command line asks for, None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch-size is {text!r}; expected a number of at least 1, or auto")
+    return int(text)
+
+
 def main() -> None:
     """Sample and write."""
     args = parse_args()
     with user_errors():
-        if args.num < 1:
-            raise ValueError(f"--num is {args.num}; expected at least 1")
+        if args.num < 1 or args.first_index < 0:
+            raise UserError(
+                f"--num is {args.num} and --first-index {args.first_index}; expected at least 1 "
+                "and 0"
+            )
         import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)
-        auto = args.batch_size == "auto"
-        batch_size = auto_batch_size(model) if auto else int(args.batch_size)
-        writer = open_writer(args.out, args.first_index)
-        with progress_bar("sampling", args.num) as advance:
+        batch_size = read_batch_size(args.batch_size) or auto_batch_size(model)
+        with (
+            written_samples(args.out, args.first_index) as writer,
+            progress_bar("sampling", args.num) as advance,
+        ):
             for start in range(0, args.num, batch_size):
                 count = min(batch_size, args.num - start)
                 samples = model.sample(
@@ -55,7 +69,6 @@ def main() -> None:
                 )
                 writer.add(samples)
                 advance(count)
-        writer.close()
         print(f"{args.num} samples of seed {args.seed} are in {args.out}")
 
 

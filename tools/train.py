@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from ddgan.engine import Runner, load_config
-from ddgan.engine.cli import user_errors
+from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.engine.dry_run import dry_run
 
 
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=OptionsAction,
         metavar="KEY=VALUE",
         help="settings to change, such as train_cfg.max_iters=1000",
     )

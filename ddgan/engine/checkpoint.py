@@ -81,13 +81,18 @@ def check_archive(path: Path) -> None:
     """Raise CheckpointError unless ``path`` is a whole zip archive whose parts match their sums."""
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+            # A part marked as a folder would leave torch's tensor as memory happens to be.
+            folders = [part.filename for part in archive.infolist() if part.external_attr & 0x10]
+            bad = folders[0] if folders else archive.testzip()
+    # A damaged directory of the archive makes zipfile raise nearly anything.
+    except Exception as error:
         raise CheckpointError(
             f"{path} is truncated or not a checkpoint ({error}); resume from another one"
         ) from None
     if bad is not None:
-        raise CheckpointError(f"{path} is damaged: the checksum of {bad!r} in it does not match")
+        raise CheckpointError(
+            f"{path} is damaged: {bad!r} in it is not what was written; resume from another one"
+        )
 
 
 def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
@@ -127,12 +132,27 @@ def load_state(
             f"({len(missing)} in all) and has unknown {sorted(unknown)[:3]} ({len(unknown)})"
         )
     for name, value in state.items():
-        if isinstance(value, Tensor) and own[name].shape != value.shape:
+        if _form(value) != _form(own[name]):
             raise CheckpointError(
-                f"{source} does not fit the model of the config: {name} is {tuple(value.shape)} in "
-                f"the file and {tuple(own[name].shape)} in the model"
+                f"{source} does not fit the model of the config: {name} is {_form(value)} in "
+                f"the file and {_form(own[name])} in the model"
             )
     model.load_state_dict(state, strict=False)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load what ``read_weights`` returned, in which the discriminator may be missing.
+
+    Where the averaged generator stands alone, the generator is set to it as well. Raises
+    CheckpointError, and changes nothing, if names or shapes differ.
+    """
+    if not any(name.startswith("generator.") for name in state):
+        state = {**state} | {
+            name.replace("generator_ema.", "generator.", 1): tensor
+            for name, tensor in state.items()
+            if name.startswith("generator_ema.")
+        }
+    load_state(model, state, source, optional=("discriminator.", "_extra_state"))
 
 
 def save_release(
@@ -176,6 +196,10 @@ def _read_release(path: Path) -> tuple[Config, dict[str, Tensor], dict[str, str]
             f"{path} is a safetensors file, but not one that this project wrote: it lacks a config"
         )
     return config_from_json(info.pop("config")), state, info
+
+
+def _form(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _sync_directory(directory: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +21,17 @@ from ddgan.errors import UserError
 
 # What components raise for arguments or files that cannot be: their message is meant for a user.
 _MESSAGES = (UserError, ValueError, TypeError, KeyError, OSError)
+
+
+class OptionsAction(DictAction):
+    """Reads KEY=VALUE arguments as mmengine does, and says so if one has no equals sign."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Add the values to the namespace."""
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string}: {value!r} is not of the form KEY=VALUE")
+        super().__call__(parser, namespace, values, option_string)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from ddgan import registry
 from ddgan.diffusion import Diffusion
-from ddgan.errors import ConfigError
+from ddgan.engine.optim import PrecisionOptimWrapper
+from ddgan.errors import CheckpointError, ConfigError
 
 REGISTRIES = [value for value in vars(registry).values() if isinstance(value, Registry)]
 
@@ -24,9 +25,14 @@ TOP_LEVEL_KEYS = frozenset(
     evaluation experiment_name load_from log_level model optim_wrapper param_scheduler randomness
     resume train_cfg train_dataloader visualizer work_dir launcher""".split()
 )
-_LOADER_KEYS = {
-    "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn"
-}  # fmt: skip
+DEFAULT_HOOKS = {
+    "logger": {"type": "TrainingLog"},
+    "param_scheduler": {"type": "ParamSchedulerHook"},
+    "checkpoint": {"type": "AtomicCheckpoint"},
+}
+_DEFAULT_HOOK_PATHS = {f"default_hooks.{name}": hook for name, hook in DEFAULT_HOOKS.items()}
+_LOADER_KEYS = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn"}
+_CLIP_KEYS = {"type", "max_norm", "norm_type", "error_if_nonfinite", "foreach", "clip_value"}
 
 # The keys of the dicts that are not components, and so are not checked against a signature.
 _PLAIN_DICTS: dict[str, Iterable[str] | Callable] = {
@@ -63,12 +69,13 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     _check_keys("the config", cfg, TOP_LEVEL_KEYS)
     for missing in {"model", "train_dataloader", "train_cfg", "optim_wrapper"} - set(cfg):
         raise ConfigError(f"the config has no {missing!r}; see configs/ddgan_cifar10.py for one")
+    _check_structure(cfg)
     _check("", cfg)
 
 
 def find_component(name: str) -> Callable | None:
     """Return the component registered as ``name`` in any registry, its parents included."""
-    name = name.removeprefix(f"{registry.SCOPE}.")
+    name = name.removeprefix(f"{registry.SCOPE}.").removeprefix("mmengine.")
     for candidate in REGISTRIES:
         candidate.import_from_location()
         node: Registry | None = candidate
@@ -85,16 +92,28 @@ def config_to_json(cfg: Config) -> str:
 
 
 def config_from_json(text: str) -> Config:
-    """Return the config that ``config_to_json`` wrote; tuples come back as lists."""
-    return Config(ConfigDict(json.loads(text)))
+    """Return the config that ``config_to_json`` wrote; tuples come back as lists.
+
+    Raises CheckpointError for other text.
+    """
+    try:
+        content = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the config in the file is not JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError("the config in the file describes no model")
+    return Config(ConfigDict(content))
 
 
 def check_trusted_types(node: Any, path: str = "model") -> None:
     """Raise ConfigError if part of a config from a file of weights names anything unregistered.
 
-    mmengine builds a type that is not registered by importing it, whatever it is.
+    mmengine builds a type that is not registered by importing it, whatever it is, and imports the
+    package that ``_scope_`` names.
     """
     if isinstance(node, Mapping):
+        if "_scope_" in node:
+            raise ConfigError(f"{path} has the key '_scope_'; a file of weights may not name one")
         if "type" in node and (
             not isinstance(node["type"], str) or find_component(node["type"]) is None
         ):
@@ -109,9 +128,50 @@ def check_trusted_types(node: Any, path: str = "model") -> None:
             check_trusted_types(value, f"{path}.{index}")
 
 
+def _check_structure(cfg: Mapping[str, Any]) -> None:
+    """Check the parts that are neither components nor plain dicts."""
+    loader = cfg["train_dataloader"]
+    for path, node in {
+        "model": cfg["model"],
+        "train_cfg": cfg["train_cfg"],
+        "train_dataloader.dataset": loader.get("dataset"),
+        "train_dataloader.sampler": loader.get("sampler"),
+        **{f"custom_hooks.{i}": hook for i, hook in enumerate(cfg.get("custom_hooks") or [])},
+    }.items():
+        if not isinstance(node, Mapping) or "type" not in node:
+            raise ConfigError(f"{path} is {node!r}; expected a dict with a 'type'")
+    for name, hook in (cfg.get("default_hooks") or {}).items():
+        if hook is not None and "type" not in hook:
+            _check_keys("default_hooks", {name: hook}, DEFAULT_HOOKS)
+    if "constructor" not in cfg["optim_wrapper"]:
+        raise ConfigError(
+            "optim_wrapper has no constructor; expected 'PerNetworkOptimWrapperConstructor'"
+        )
+    networks = {name: v for name, v in cfg["optim_wrapper"].items() if name != "constructor"}
+    for name, entry in networks.items():
+        if not isinstance(entry, Mapping) or "optimizer" not in entry:
+            raise ConfigError(
+                f"optim_wrapper.{name} is {entry!r}; expected dict(optimizer=dict(type=..., ...))"
+            )
+        if "type" not in entry:
+            _check_keys(f"optim_wrapper.{name}", entry, _parameters(PrecisionOptimWrapper))
+    if isinstance(schedulers := cfg.get("param_scheduler"), Mapping):
+        _check_keys("param_scheduler", schedulers, networks)
+        for name in networks.keys() - schedulers.keys():
+            raise ConfigError(
+                f"param_scheduler has no {name!r}; expected a list of schedulers, empty for a "
+                "constant learning rate"
+            )
+
+
 def _check(path: str, node: Any) -> None:
     if isinstance(node, Mapping):
-        if "type" in node:
+        if path.startswith("optim_wrapper.") and path.endswith(".clip_grad"):
+            # Its type is "norm" or "value", not a component.
+            _check_keys(path, node, _CLIP_KEYS)
+        elif "type" not in node and path in _DEFAULT_HOOK_PATHS:
+            _check_component(path, {**_DEFAULT_HOOK_PATHS[path], **node})
+        elif "type" in node:
             _check_component(path, node)
         elif path in _PLAIN_DICTS:
             _check_keys(path, node, _PLAIN_DICTS[path])

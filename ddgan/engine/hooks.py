@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ddgan.engine.checkpoint import list_checkpoints
+from ddgan.engine.checkpoint import list_checkpoints, newest_good_checkpoint
 from ddgan.engine.memory import peak_memory
 from ddgan.errors import TrainingError
 from ddgan.registry import HOOKS
@@ -63,7 +63,7 @@ class TrainingLog(Hook):
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 50):
-        self.interval = interval
+        self.interval = at_least_one("TrainingLog: interval", interval)
         self._means = RunningMeans()
 
     def before_train(self, runner: Runner) -> None:
@@ -92,8 +92,13 @@ class TrainingLog(Hook):
         self._iter_end = time.perf_counter()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the losses since the last report before they get into a checkpoint."""
-        self._check_finite(runner, self._means.pop() if self._means._sums else {})
+        """Check the losses since the last report, and the weights that the last step left."""
+        self._check_finite(runner, self._means.pop())
+        weights = {n: v for n, v in checkpoint["state_dict"].items() if isinstance(v, Tensor)}
+        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+        bad = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
+        if bad:
+            raise _diverged(runner, f"{len(bad)} of the weights, such as {bad[0]}, are not finite")
 
     def report(self, runner: Runner, done: int) -> None:
         """Write one line to the log and the scalars to the visualizer."""
@@ -127,12 +132,28 @@ class TrainingLog(Hook):
     def _check_finite(self, runner: Runner, means: dict[str, float]) -> None:
         bad = {n: v for n, v in means.items() if n.endswith("loss") and not abs(v) < float("inf")}
         if bad:
-            good = list_checkpoints(runner.work_dir)
-            last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was saved"
-            raise TrainingError(
-                f"the loss is not finite by iteration {runner.iter + 1} ({bad}); {last}. Resume "
-                "with a lower learning rate or a larger r1_gamma, or with --amp off"
-            )
+            raise _diverged(runner, f"the loss is not finite ({bad})")
+
+
+def _diverged(runner: Runner, what: str) -> TrainingError:
+    good = newest_good_checkpoint(runner.work_dir)
+    advice = "a lower learning rate, a larger r1_gamma or --amp off"
+    if good is None:
+        advice = f"no checkpoint was saved yet. Begin again with {advice}"
+    else:
+        # Resuming restores the learning rate as well.
+        advice = (
+            f"the last good checkpoint is {good}. Begin a new run with its weights (--work-dir "
+            f"elsewhere, --cfg-options load_from={good}) and {advice}"
+        )
+    return TrainingError(f"{what} at iteration {runner.iter + 1}; {advice}")
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Return ``value``; raises ValueError if it is below 1."""
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected at least 1")
+    return value
 
 
 def _learning_rates(runner: Runner) -> dict[str, float]:
@@ -170,7 +191,9 @@ class AtomicCheckpoint(Hook):
         runner.save_training_state(path)
         runner.logger.info(f"Saved {path}")
         if self.max_keep_ckpts > 0:
-            for old in list_checkpoints(runner.work_dir)[: -self.max_keep_ckpts]:
+            # Those beyond this one, if a run went on from an earlier one, are not for us to judge.
+            saved = list_checkpoints(runner.work_dir)
+            for old in saved[: saved.index(path) + 1][: -self.max_keep_ckpts]:
                 old.unlink()
 
 
@@ -185,8 +208,8 @@ class SamplePictures(Hook):
     priority = "LOW"
 
     def __init__(self, interval: int = 1000, num: int = 64, seed: int = 0):
-        self.interval = interval
-        self.num = num
+        self.interval = at_least_one("SamplePictures: interval", interval)
+        self.num = at_least_one("SamplePictures: num", num)
         self.seed = seed
 
     def after_train_iter(

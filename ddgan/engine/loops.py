@@ -20,6 +20,9 @@ class TrainLoop(BaseLoop):
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, max_iters: int):
+        if isinstance(dataloader, dict) and runner.device.type != "cuda":
+            # Without a GPU, torch warns that memory cannot be pinned.
+            dataloader = {**dataloader, "pin_memory": False}
         super().__init__(runner, dataloader)
         if max_iters < 1:
             raise ValueError(f"train_cfg.max_iters is {max_iters}; expected at least 1")

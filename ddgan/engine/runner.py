@@ -1,5 +1,8 @@
 """mmengine's runner, with what adversarial training on any machine needs."""
 
+import inspect
+import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -14,21 +17,26 @@ from ddgan.engine.checkpoint import (
     LAST_CHECKPOINT,
     list_checkpoints,
     load_state,
+    load_weights,
     newest_good_checkpoint,
     read_checkpoint,
+    read_weights,
     save_checkpoint,
     write_atomically,
 )
-from ddgan.engine.config import config_to_json
+from ddgan.engine.config import DEFAULT_HOOKS, config_to_json
 from ddgan.engine.distributed import init_process_group, select_device
+from ddgan.errors import CheckpointError, ConfigError
 from ddgan.models import GenerativeModel
 from ddgan.registry import RUNNERS
 
-DEFAULT_HOOKS = {
-    "logger": {"type": "TrainingLog"},
-    "param_scheduler": {"type": "ParamSchedulerHook"},
-    "checkpoint": {"type": "AtomicCheckpoint"},
-}
+_runs = itertools.count()
+# The networks' buffers are constants; the option was renamed in torch 2.13.
+_BUFFERS_STAY = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else {"broadcast_buffers": False}
+)
 
 
 @RUNNERS.register_module()
@@ -42,12 +50,23 @@ class Runner(MMRunner):
     def setup_env(self, env_cfg: dict) -> None:
         """Choose the device and join the process group."""
         self.device = select_device(self.cfg.get("device", "auto"))
+        # A saturated discriminator has gradients near zero, on which a CPU computes ten times
+        # slower than on zero.
+        torch.set_flush_denormal(True)
         if self._distributed and not torch.distributed.is_initialized():
             dist_cfg = env_cfg.get("dist_cfg", {})
             init_process_group(
                 self._launcher, self.device, dist_cfg.get("backend"), dist_cfg.get("timeout", 1800)
             )
+        if self._distributed:
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                # mmengine would set them to this as well, with a warning from every process.
+                os.environ.setdefault(name, "1")
         super().setup_env(env_cfg)
+        # mmengine keeps loggers and visualizers by this name: two runs of one process that begin
+        # in the same second must not share them.
+        if count := next(_runs):
+            self._timestamp += f"_{count}"
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to the device and, with several processes, train through replicas."""
@@ -56,14 +75,16 @@ class Runner(MMRunner):
             device_ids = [self.device.index] if self.device.type == "cuda" else None
             model.distribute(
                 lambda network: DistributedDataParallel(
-                    network, device_ids=device_ids, broadcast_buffers=False
+                    network, device_ids=device_ids, **_BUFFERS_STAY
                 )
             )
         return model
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Register this project's default hooks, changed or removed (None) by ``hooks``."""
-        for hook in {**DEFAULT_HOOKS, **(hooks or {})}.values():
+        for name, hook in {**DEFAULT_HOOKS, **(hooks or {})}.items():
+            if isinstance(hook, dict):
+                hook = {**DEFAULT_HOOKS.get(name, {}), **hook}
             if hook is not None:
                 self.register_hook(hook)
 
@@ -94,14 +115,21 @@ class Runner(MMRunner):
         )
 
     def load_or_resume(self) -> None:
-        """Resume from the checkpoint asked for, or from the newest whole one, if there is any."""
+        """Resume from the checkpoint asked for, or from the newest whole one, if there is any.
+
+        Without ``resume``, ``load_from`` gives the weights that a new run begins with. Raises
+        ConfigError if a new run would mix its checkpoints with those of an earlier one.
+        """
+        existing = list_checkpoints(self.work_dir)
         if not self._resume:
-            existing = list_checkpoints(self.work_dir)
             if existing:
-                self.logger.warning(
-                    f"{self.work_dir} has checkpoints up to {existing[-1].name}, which this run "
-                    "will overwrite one by one; add --resume to continue from them instead"
+                raise ConfigError(
+                    f"{self.work_dir} has checkpoints up to {existing[-1].name}; add --resume to "
+                    "continue from them, or choose another --work-dir for a new run"
                 )
+            if self._load_from:
+                load_weights(self.model, read_weights(self._load_from)[1], self._load_from)
+                self.logger.info(f"Training begins with the weights of {self._load_from}")
             return
         path = Path(self._load_from) if self._load_from else newest_good_checkpoint(self.work_dir)
         if path is None:
@@ -114,15 +142,25 @@ class Runner(MMRunner):
         checkpoint = read_checkpoint(filename, map_location=self.device)
         meta = checkpoint["meta"]
         load_state(self.model, checkpoint["state_dict"], filename)
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        for name, states in checkpoint["param_schedulers"].items():
-            for scheduler, state in zip(self.param_schedulers[name], states, strict=True):
-                scheduler.load_state_dict(state)
+        try:
+            self._load_optimizers(checkpoint)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{filename} does not fit the optimizers and schedulers of the config ({error}); "
+                "resume with the config that it was trained with, or begin a new run with its "
+                f"weights alone: --cfg-options load_from={filename}"
+            ) from None
         self.train_loop.resume(meta["iter"], meta["samples_seen"])
         if meta["seed"] != self.seed:
             self.logger.warning(f"The seed changes from {meta['seed']} to {self.seed} on resuming")
         self._has_loaded = True
         self.logger.info(f"Resumed from {filename} at iteration {meta['iter']}")
+
+    def _load_optimizers(self, checkpoint: dict) -> None:
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for name, states in checkpoint["param_schedulers"].items():
+            for scheduler, state in zip(self.param_schedulers[name], states, strict=True):
+                scheduler.load_state_dict(state)
 
     def _maybe_compile(self, target: str) -> None:
         if self.cfg.get("compile", False):

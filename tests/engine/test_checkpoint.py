@@ -1,0 +1,176 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ddgan.engine import checkpoint as module
+from ddgan.engine import read_checkpoint, read_weights
+from ddgan.engine.checkpoint import (
+    RELEASE_FORMAT,
+    list_checkpoints,
+    load_state,
+    newest_good_checkpoint,
+    save_checkpoint,
+)
+from ddgan.errors import CheckpointError
+
+
+def files(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_checkpoints_are_listed_by_number(tmp_path):
+    for name in ("iter_9.pth", "iter_10.pth", "iter_x.pth", ".iter_11.pth.1.tmp", "iter_1.pth.x"):
+        (tmp_path / name).touch()
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["iter_9.pth", "iter_10.pth"]
+    assert newest_good_checkpoint(tmp_path) is None
+    assert newest_good_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("short")])
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, error):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, {"a": torch.arange(3)})
+
+    def fill_the_disk(content, file):
+        Path(file).write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(module.torch, "save", fill_the_disk)
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth could not be written .*free space"):
+        save_checkpoint(path, {"a": torch.zeros(3)})
+    assert files(tmp_path) == ["iter_1.pth"]
+    assert torch.equal(read_checkpoint(path)["a"], torch.arange(3))
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, {"a": 1})
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {"a": 2})
+    assert files(tmp_path) == ["iter_1.pth"]
+    assert read_checkpoint(path)["a"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match="permissions"):
+        save_checkpoint(tmp_path / "iter_1.pth", {})
+
+
+def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, {"a": torch.arange(5), "b": "text"})
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        altered = bytearray(whole)
+        # Of all bits one that torch's reader acts on: in one place it marks a folder.
+        altered[at] ^= 0x10
+        path.write_bytes(altered)
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert torch.equal(content["a"], torch.arange(5)), at
+            assert content["b"] == "text", at
+    # The rest is the padding that aligns tensors, and fields that no reader looks at.
+    assert refused > len(whole) / 3
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, {"a": torch.arange(5)})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"iter_1\.pth"):
+            read_checkpoint(path)
+
+
+class Malicious:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
+    marker, path = tmp_path / "ran", tmp_path / "iter_1.pth"
+    content = {"format": module.CHECKPOINT_FORMAT, "state_dict": {}, "x": Malicious(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    for read in (read_checkpoint, read_weights):
+        with pytest.raises(CheckpointError, match=r"iter_1\.pth"):
+            read(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [torch.zeros(1), {}, {"format": "other"}])
+def test_other_files_are_told_apart(tmp_path, content):
+    torch.save(content, tmp_path / "iter_1.pth")
+    with pytest.raises(CheckpointError, match="not a training checkpoint of this project"):
+        read_checkpoint(tmp_path / "iter_1.pth")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for name in ("iter_1.pth", "a.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{name} does not exist"):
+            read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "lacks a config"),
+        ({"format": "other", "config": "{}"}, "lacks a config"),
+        ({"format": RELEASE_FORMAT}, "lacks a config"),
+        ({"format": RELEASE_FORMAT, "config": "{"}, "not JSON"),
+        ({"format": RELEASE_FORMAT, "config": json.dumps([1])}, "describes no model"),
+        ({"format": RELEASE_FORMAT, "config": json.dumps({"model": 3})}, "describes no model"),
+    ],
+)
+def test_odd_release_files_are_refused(tmp_path, metadata, message):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(path)
+
+
+def test_a_damaged_release_file_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for content in (b"", b"\xff" * 100, b"<html>quota exceeded</html>"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged or not"):
+            read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"weight": torch.ones(2, 3)}, r"lacks \['bias'\]"),
+        ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "x": 1}, r"unknown \['x'\]"),
+        ({"weight": torch.ones(1, 3), "bias": torch.ones(2)}, r"weight is \(1, 3\) in the file"),
+        ({"weight": torch.ones(2, 3), "bias": "text"}, "bias is str in the file"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(state, message):
+    model = nn.Linear(3, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_state(model, state, "file")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,240 @@
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ddgan.engine import read_checkpoint
+from ddgan.engine.hooks import AtomicCheckpoint, RunningMeans, SamplePictures, TrainingLog
+from ddgan.errors import ConfigError, TrainingError
+from ddgan.registry import HOOKS
+
+EVERY = {
+    "default_hooks__checkpoint__interval": 1,
+    "default_hooks__checkpoint__max_keep_ckpts": -1,
+}
+
+
+def states(folder, *iterations):
+    return [read_checkpoint(folder / f"iter_{i}.pth")["state_dict"] for i in iterations]
+
+
+def network(state, name):
+    return {k: v for k, v in state.items() if k.startswith(f"{name}.")}
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_equals_a_recomputation(tmp_path, train, warmup):
+    options = {**EVERY, "model__ema_decay": 0.6, "model__ema_warmup": warmup}
+    train("points", tmp_path, train_cfg__max_iters=4, **options)
+    # The same average goes on after resuming.
+    train("points", tmp_path, resume="auto", train_cfg__max_iters=7, **options)
+    average = None
+    for n, state in enumerate(states(tmp_path, *range(1, 8))):
+        current = {k: v.double() for k, v in network(state, "generator").items()}
+        decay = min(0.6, (1 + n) / (10 + n)) if warmup else 0.6
+        if average is None:
+            average = current
+        average = {k: decay * average[k] + (1 - decay) * v for k, v in current.items()}
+        for name, expected in average.items():
+            actual = state[name.replace("generator.", "generator_ema.", 1)]
+            torch.testing.assert_close(actual.double(), expected, rtol=0, atol=3e-7)
+    assert not equal(current, average)
+
+
+def test_accumulated_gradients_are_applied_together_and_to_the_last(tmp_path, train):
+    train(
+        "points",
+        tmp_path,
+        **EVERY,
+        train_cfg__max_iters=5,
+        optim_wrapper__generator__accumulative_counts=2,
+        optim_wrapper__discriminator__accumulative_counts=2,
+    )
+    after = states(tmp_path, 1, 2, 3, 4, 5)
+    for name in ("generator", "discriminator", "generator_ema"):
+        weights = [network(state, name) for state in after]
+        moved = [not equal(a, b) for a, b in itertools.pairwise(weights)]
+        # Iterations 2 and 4 end a window, and the run ends the last one.
+        assert moved == [True, False, True, True], name
+    extra = after[-1]["_extra_state"]
+    assert (extra["iteration"], extra["ema_updates"]) == (5, 3)
+
+
+def test_two_accumulated_batches_are_one_of_twice_the_size(tmp_path, train):
+    """Without an update in between, gradients of two batches average like those of one."""
+    gradients = {}
+    for name, batch, counts in (("one", 8, 1), ("two", 8, 2)):
+        train(
+            "points",
+            tmp_path / name,
+            train_cfg__max_iters=2,
+            train_dataloader__batch_size=batch,
+            optim_wrapper__discriminator__accumulative_counts=counts,
+            optim_wrapper__discriminator__optimizer={"_delete_": True, "type": "SGD", "lr": 1e-3},
+            param_scheduler={"_delete_": True, "generator": [], "discriminator": []},
+            **EVERY,
+        )
+        gradients[name] = states(tmp_path / name, 1, 2)
+    # Plain descent: at a small rate, two steps move twice as far as one with the mean gradient.
+    start = network(gradients["two"][0], "discriminator")
+    for name, initial in start.items():
+        one = gradients["one"][1][name] - initial
+        two = gradients["two"][1][name] - initial
+        torch.testing.assert_close(one, 2 * two, rtol=0.02, atol=2e-6)
+
+
+def test_bf16_trains_on_a_cpu(tmp_path, train):
+    short = {"train_cfg__max_iters": 4, "default_hooks__checkpoint__interval": 4}
+    half = {f"optim_wrapper__{n}__amp": "bf16" for n in ("generator", "discriminator")}
+    train("pictures", tmp_path / "half", **short, **half)
+    train("pictures", tmp_path / "full", **short)
+    (low,), (full,) = states(tmp_path / "half", 4), states(tmp_path / "full", 4)
+    gaps = [(low[k] - v).abs().max().item() for k, v in full.items() if torch.is_tensor(v)]
+    assert all(low[k].dtype == v.dtype for k, v in full.items() if torch.is_tensor(v))
+    # Adam moves a weight by at most about its rate per step, here 1.6e-4 over 4 steps.
+    assert 0 < max(gaps) < 2 * 4 * 2e-4
+
+
+@HOOKS.register_module(force=True)
+class PoisonWeights(Hook):
+    """Make a weight of the generator NaN after an iteration, as an overflow would."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx + 1 == self.at:
+            with torch.no_grad():
+                next(runner.model.generator.parameters()).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        # The next loss shows it, at the next report.
+        (4, r"the loss is not finite \(.*d_loss.*at iteration 6"),
+        # It happens just before a checkpoint: no loss has shown it yet.
+        (6, r"weights, such as generator\.\S+, are not finite at iteration 6"),
+    ],
+)
+def test_a_nan_stops_the_run_and_the_last_good_checkpoint_is_named(tmp_path, train, at, message):
+    with pytest.raises(TrainingError, match=message) as error:
+        train(
+            "points",
+            tmp_path,
+            train_cfg__max_iters=20,
+            custom_hooks=[{"type": "PoisonWeights", "at": at}],
+            default_hooks__logger__interval=6,
+        )
+    assert f"the last good checkpoint is {tmp_path / 'iter_3.pth'}" in str(error.value)
+    assert [p.name for p in tmp_path.glob("*.pth")] == ["iter_3.pth"]
+    (state,) = states(tmp_path, 3)
+    assert all(v.isfinite().all() for v in state.values() if torch.is_tensor(v))
+
+
+def test_a_nan_before_the_first_checkpoint(tmp_path, train):
+    with pytest.raises(TrainingError, match="no checkpoint was saved yet"):
+        train("points", tmp_path, custom_hooks=[{"type": "PoisonWeights", "at": 1}])
+
+
+def test_optimizers_must_be_those_of_the_networks(tmp_path, train):
+    optimizer = {"optimizer": {"type": "Adam", "lr": 1e-4}}
+    with pytest.raises(ConfigError, match=r"\['discriminator', 'generatr'.*expected an entry"):
+        train(
+            "points",
+            tmp_path,
+            optim_wrapper={"_delete_": True, "generatr": optimizer, "discriminator": optimizer,
+                           "constructor": "PerNetworkOptimWrapperConstructor"},
+            param_scheduler={"_delete_": True, "generatr": [], "discriminator": []},
+        )  # fmt: skip
+
+
+def test_checkpoints_kept(tmp_path, train):
+    train(
+        "points",
+        tmp_path,
+        default_hooks__checkpoint__interval=1,
+        default_hooks__checkpoint__max_keep_ckpts=2,
+    )
+    assert sorted(p.name for p in tmp_path.glob("iter_*")) == ["iter_5.pth", "iter_6.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "iter_6.pth\n"
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_running_means_against_numpy():
+    generator = np.random.default_rng(0)
+    scalars = generator.normal(size=7).astype(np.float32)
+    vectors = generator.normal(size=(7, 4)).astype(np.float32)
+    vectors[generator.random((7, 4)) < 0.3] = np.nan
+    vectors[:, 2] = np.nan
+    means = RunningMeans()
+    for i in range(7):
+        sometimes = {"r1": torch.tensor(2.0)} if i == 3 else {}
+        means.add({"a": torch.tensor(scalars[i]), "v": torch.tensor(vectors[i]), **sometimes})
+    result = means.pop()
+    expected = np.nanmean(vectors[:, [0, 1, 3]], axis=0)
+    assert result.keys() == {"a", "v_1", "v_2", "v_4", "r1"}
+    assert result["a"] == pytest.approx(scalars.mean(), rel=1e-5)
+    assert [result["v_1"], result["v_2"], result["v_4"]] == pytest.approx(expected, rel=1e-5)
+    assert result["r1"] == 2
+    assert means.pop() == {}
+    means.add({"a": torch.tensor(float("nan"))})
+    assert np.isnan(means.pop()["a"])
+
+
+LOSSES = {"d_loss", "g_loss", "real_logit", "fake_logit", "r1"}
+STEPS = {f"d_loss_step_{i}" for i in range(1, 5)}
+OTHERS = {
+    "generator_lr", "discriminator_lr", "generator_grad_norm", "discriminator_grad_norm",
+    "seconds_per_iter", "images_per_second", "data_wait", "memory_gib",
+}  # fmt: skip
+
+
+def test_scalars_are_written(trained):
+    (file,) = trained("pictures").glob("*/vis_data/scalars.json")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12, 14]
+    assert set().union(*lines) >= LOSSES | STEPS | OTHERS
+    assert lines[-1]["generator_lr"] == pytest.approx(1e-5, rel=0.2)
+    for line in lines:
+        assert abs(line["d_loss"] - 2 * np.log(2)) < 0.5
+        assert line["images_per_second"] == pytest.approx(6 / line["seconds_per_iter"])
+
+
+def test_tensorboard_has_curves_and_pictures(trained):
+    (file,) = trained("pictures").glob("*/vis_data/events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert set(events.Tags()["scalars"]) >= LOSSES | STEPS | OTHERS
+    assert [event.step for event in events.Scalars("d_loss")] == [4, 8, 12, 14]
+    assert [event.step for event in events.Images("samples")] == [7, 14]
+
+
+def test_the_log_tells_speed_and_time_left(trained):
+    (file,) = trained("pictures").glob("*/*.log")
+    text = file.read_text()
+    assert "Training from iteration 0 to 14 with global batch 6 (1 x 6)" in text
+    number = r"\d+(\.\d+)?"
+    line = rf"iter 8/14  eta \d+:\d\d:\d\d  {number} s/iter  \d+ images/s .* {number} GiB  d_loss "
+    assert re.search(line, text)
+    assert "WARNING" not in text
+
+
+@pytest.mark.parametrize("hook", [TrainingLog, AtomicCheckpoint, SamplePictures])
+def test_an_interval_is_at_least_one(hook):
+    with pytest.raises(ValueError, match="interval"):
+        hook(interval=0)
+    with pytest.raises(ValueError, match="num is 0"):
+        SamplePictures(num=0)
+    with pytest.raises(ValueError, match="at least 1 checkpoint kept"):
+        AtomicCheckpoint(max_keep_ckpts=0)
