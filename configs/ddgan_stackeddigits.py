@@ -22,7 +22,7 @@ model = dict(
     ema_warmup=True,
 )
 train_dataloader = dict(batch_size=128)
-train_cfg = dict(type="TrainLoop", max_iters=6_000)
+train_cfg = dict(type="TrainLoop", max_iters=7_000)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
     discriminator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
