@@ -87,7 +87,7 @@ class TrainingLog(Hook):
         """Add up the logs, and report where it is due."""
         self._means.add(outputs or {})
         done = batch_idx + 1
-        if done % self.interval == 0 or done == runner.max_iters:
+        if is_due(runner, done, self.interval):
             self.report(runner, done)
         self._iter_end = time.perf_counter()
 
@@ -149,6 +149,11 @@ def _diverged(runner: Runner, what: str) -> TrainingError:
     return TrainingError(f"{what} at iteration {runner.iter + 1}; {advice}")
 
 
+def is_due(runner: Runner, done: int, interval: int) -> bool:
+    """Whether ``done`` iterations are a multiple of the interval, or all of them."""
+    return done % interval == 0 or done == runner.max_iters
+
+
 def at_least_one(name: str, value: int) -> int:
     """Return ``value``; raises ValueError if it is below 1."""
     if value < 1:
@@ -185,7 +190,7 @@ class AtomicCheckpoint(Hook):
     ) -> None:
         """Save where it is due."""
         done = batch_idx + 1
-        if not is_main_process() or (done % self.interval and done != runner.max_iters):
+        if not is_main_process() or not is_due(runner, done, self.interval):
             return
         path = Path(runner.work_dir) / f"iter_{done}.pth"
         runner.save_training_state(path)
@@ -217,7 +222,7 @@ class SamplePictures(Hook):
     ) -> None:
         """Draw where it is due."""
         done = batch_idx + 1
-        if not is_main_process() or (done % self.interval and done != runner.max_iters):
+        if not is_main_process() or not is_due(runner, done, self.interval):
             return
         samples = runner.model.sample(self.num, seed=self.seed)
         path = Path(runner.work_dir) / "samples" / f"iter_{done}.png"

@@ -94,6 +94,15 @@ class MappingNetwork(nn.Module):
         return w
 
 
+def check_latent(z: Tensor | None, n: int, latent_dim: int) -> None:
+    """Raise ValueError unless ``z`` is (n, latent_dim), or None where there is no latent."""
+    if latent_dim > 0 and (z is None or z.shape != (n, latent_dim)):
+        got = "missing" if z is None else f"of shape {tuple(z.shape)}"
+        raise ValueError(f"z is {got}; expected ({n}, {latent_dim}) latents")
+    if latent_dim == 0 and z is not None:
+        raise ValueError("z was given to a generator without latent; pass z=None")
+
+
 def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     """Embed (N,) times as (N, dim): sines, then cosines, of geometric frequencies 1 … 1e-4."""
     half = dim // 2

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddgan.networks.discriminator import minibatch_stddev
+from ddgan.networks.layers import check_latent
 from ddgan.registry import MODELS
 
 SLOPE = 0.2
@@ -74,15 +75,9 @@ class MLPGenerator(nn.Module):
         """
         _check_data(self.data_shape, x_t=x_t)
         inputs = [x_t.flatten(1), _time_column(t, self.num_steps, x_t)]
-        if self.latent_dim > 0:
-            if z is None or z.shape != (x_t.shape[0], self.latent_dim):
-                got = "missing" if z is None else f"of shape {tuple(z.shape)}"
-                raise ValueError(
-                    f"z is {got}; expected ({x_t.shape[0]}, {self.latent_dim}) latents"
-                )
+        check_latent(z, len(x_t), self.latent_dim)
+        if z is not None:
             inputs.append(z)
-        elif z is not None:
-            raise ValueError("z was given to a generator without latent; pass z=None")
         out = self.out(self.hidden(torch.cat(inputs, dim=1)))
         return (torch.tanh(out) if self.tanh else out).reshape(x_t.shape).to(x_t.dtype)
 

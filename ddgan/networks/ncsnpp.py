@@ -14,6 +14,7 @@ from ddgan.networks.layers import (
     PositionalFeatures,
     SplitLinear,
     TimeEmbedding,
+    check_latent,
     conv2d,
 )
 from ddgan.networks.levels import Condition, DownLevel, MidLevel, Parts, UpLevel
@@ -274,8 +275,4 @@ def _check_inputs(
         )
     if t.shape != (n,):
         raise ValueError(f"t has shape {tuple(t.shape)}; expected ({n},), an index per sample")
-    if latent_dim > 0 and (z is None or z.shape != (n, latent_dim)):
-        got = "missing" if z is None else f"of shape {tuple(z.shape)}"
-        raise ValueError(f"z is {got}; expected ({n}, {latent_dim}) latents")
-    if latent_dim == 0 and z is not None:
-        raise ValueError("z was given to a generator without latent; pass z=None")
+    check_latent(z, n, latent_dim)
