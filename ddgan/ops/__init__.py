@@ -1,12 +1,15 @@
-"""The memory-bound operations of the networks, each a function with a PyTorch reference."""
+"""The memory-bound operations of the networks, compiled where built, in plain PyTorch elsewhere."""
 
 from ddgan.ops.ada_group_norm import ada_group_norm
 from ddgan.ops.bias_leaky_relu import fused_bias_leaky_relu
 from ddgan.ops.fir import conv_downsample2d, downsample2d, upfirdn2d, upsample2d
+from ddgan.ops.selection import backend, current_backend
 
 __all__ = [
     "ada_group_norm",
+    "backend",
     "conv_downsample2d",
+    "current_backend",
     "downsample2d",
     "fused_bias_leaky_relu",
     "upfirdn2d",

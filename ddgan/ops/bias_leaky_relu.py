@@ -1,8 +1,9 @@
 """Bias, leaky ReLU, gain and clamp in one operation."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ddgan.ops import native, reference
+from ddgan.ops.selection import compiled
 
 
 def fused_bias_leaky_relu(
@@ -14,11 +15,20 @@ def fused_bias_leaky_relu(
 ) -> Tensor:
     """Return ``clip(gain * leaky_relu(x + bias), -clamp, clamp)`` in the dtype of ``x``.
 
-    ``x`` is (N, C, ...) and ``bias`` is (C,), or None for no bias.
+    ``x`` is (N, C, ...) and ``bias`` is (C,) in any floating dtype, or None for no bias. Raises
+    ValueError for a bias that does not fit or a negative clamp.
     """
+    if x.ndim < 2 or (bias is not None and bias.shape != x.shape[1:2]):
+        shape = None if bias is None else tuple(bias.shape)
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and bias {shape}; expected (N, C, ...) and (C,)"
+        )
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"clamp is {clamp}; expected None or a limit of at least 0")
+    if not compiled(x):
+        return reference.bias_leaky_relu(x, bias, negative_slope, gain, clamp)
     if bias is not None:
-        x = x + bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
-    x = F.leaky_relu(x, negative_slope)
-    if gain != 1:
-        x = x * gain
-    return x if clamp is None else torch.clamp(x, -clamp, clamp)
+        bias = bias.contiguous()
+    return native.ops.bias_leaky_relu(
+        x, bias, float(negative_slope), float(gain), -1.0 if clamp is None else float(clamp)
+    )

@@ -1,0 +1,36 @@
+// All CPU kernels for one instruction set. The includer has opened the target; standard headers
+// must come before it so that no shared inline function is compiled for it.
+namespace ddgan {
+namespace DDGAN_ISA {
+
+#include "vec.inl"
+#include "fir.inl"
+#include "bias_act.inl"
+#include "norm.inl"
+
+#define DDGAN_BY_DTYPE(dtype, call)      \
+  switch (dtype) {                       \
+    case Dtype::f32: { using T = float; call; break; }     \
+    case Dtype::f64: { using T = double; call; break; }    \
+    case Dtype::f16: { using T = Half; call; break; }      \
+    case Dtype::bf16: { using T = BFloat16; call; break; } \
+  }
+
+static void fir(const Fir& p, int64_t begin, int64_t end) {
+  DDGAN_BY_DTYPE(p.dtype, fir_rows<T>(p, begin, end))
+}
+static void bias_act(const BiasAct& p, int64_t begin, int64_t end) {
+  DDGAN_BY_DTYPE(p.dtype, act_forward<T>(p, begin, end))
+}
+static void bias_act_grad(const BiasAct& p, int64_t slices, int64_t begin, int64_t end) {
+  DDGAN_BY_DTYPE(p.dtype, act_backward<T>(p, slices, begin, end))
+}
+static void norm(const AdaNorm& p, int pass, int64_t begin, int64_t end) {
+  DDGAN_BY_DTYPE(p.dtype, norm_tiles<T>(p, pass, begin, end))
+}
+
+extern const CpuKernels kernels;
+const CpuKernels kernels = {fir, bias_act, bias_act_grad, norm};
+
+}  // namespace DDGAN_ISA
+}  // namespace ddgan

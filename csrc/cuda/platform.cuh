@@ -1,0 +1,123 @@
+// What the kernels need of CUDA. With DDGAN_EMULATE the same sources compile for the CPU against
+// csrc/emulation/cuda_emulation.h.
+#pragma once
+#if defined(DDGAN_EMULATE)
+#include "../emulation/cuda_emulation.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define DDGAN_LAUNCH(kernel, grid, block, stream, ...) \
+  kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#endif
+
+#include "../common/types.h"
+
+namespace ddgan {
+namespace cuda {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <class T>
+struct AccOf { using type = float; };
+template <>
+struct AccOf<double> { using type = double; };
+template <class T>
+using Acc = typename AccOf<T>::type;
+
+__device__ inline float widen(float v) { return v; }
+__device__ inline double widen(double v) { return v; }
+__device__ inline float widen(__half v) { return __half2float(v); }
+__device__ inline float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ inline void narrow(float v, float& out) { out = v; }
+__device__ inline void narrow(double v, double& out) { out = v; }
+__device__ inline void narrow(float v, __half& out) { out = __float2half_rn(v); }
+__device__ inline void narrow(float v, __nv_bfloat16& out) { out = __float2bfloat16_rn(v); }
+
+// V neighbours in memory, moved by one instruction.
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack { T v[V]; };
+
+template <class T>
+constexpr int kPack = 16 / sizeof(T);
+
+template <int V, class T>
+__device__ inline void load(const T* p, Acc<T>* out) {
+  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(p);
+#pragma unroll
+  for (int i = 0; i < V; ++i) out[i] = widen(pack.v[i]);
+}
+template <int V, class T>
+__device__ inline void store(T* p, const Acc<T>* in) {
+  Pack<T, V> pack;
+#pragma unroll
+  for (int i = 0; i < V; ++i) narrow(in[i], pack.v[i]);
+  *reinterpret_cast<Pack<T, V>*>(p) = pack;
+}
+
+template <class A>
+__device__ inline A load_param(const Param& p, int64_t i) {
+  switch (p.dtype) {
+    case Dtype::f32: return A(static_cast<const float*>(p.data)[i]);
+    case Dtype::f64: return A(static_cast<const double*>(p.data)[i]);
+    case Dtype::f16: return A(widen(static_cast<const __half*>(p.data)[i]));
+    default: return A(widen(static_cast<const __nv_bfloat16*>(p.data)[i]));
+  }
+}
+
+template <class A>
+__device__ inline A warp_sum(A v) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+  return v;
+}
+
+// Quotient and remainder; 64-bit division is a long subroutine on the device.
+__device__ inline void divide(int64_t a, int64_t b, int64_t& quotient, int64_t& remainder) {
+  if (((a | b) >> 32) == 0) {
+    quotient = uint32_t(a) / uint32_t(b);
+    remainder = uint32_t(a) % uint32_t(b);
+  } else {
+    quotient = a / b;
+    remainder = a % b;
+  }
+}
+
+inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Blocks of kThreads for `items` threads; kernels stride over what exceeds the grid.
+inline unsigned grid_for(int64_t items) {
+  const int64_t blocks = (items + kThreads - 1) / kThreads, most = int64_t(1) << 30;
+  return unsigned(blocks < most ? blocks : most);
+}
+
+inline const char* launch_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+#define DDGAN_THREAD_ID (int64_t(blockIdx.x) * blockDim.x + threadIdx.x)
+#define DDGAN_THREAD_COUNT (int64_t(gridDim.x) * blockDim.x)
+
+// Calls f<T>(args...) for a dtype.
+#if defined(DDGAN_EMULATE)  // one dtype of each width of pack is enough, and compiles in half the time
+#define DDGAN_BY_DTYPE(dtype, f, ...)                       \
+  switch (dtype) {                                          \
+    case Dtype::f32: f<float>(__VA_ARGS__); break;          \
+    case Dtype::bf16: f<__nv_bfloat16>(__VA_ARGS__); break; \
+    default: break;                                         \
+  }
+#else
+#define DDGAN_BY_DTYPE(dtype, f, ...)                       \
+  switch (dtype) {                                          \
+    case Dtype::f32: f<float>(__VA_ARGS__); break;          \
+    case Dtype::f64: f<double>(__VA_ARGS__); break;         \
+    case Dtype::f16: f<__half>(__VA_ARGS__); break;         \
+    case Dtype::bf16: f<__nv_bfloat16>(__VA_ARGS__); break; \
+  }
+#endif
+
+}  // namespace cuda
+}  // namespace ddgan

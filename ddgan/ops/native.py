@@ -1,0 +1,205 @@
+"""Shape inference and derivatives of the compiled operators, registered with PyTorch.
+
+Every derivative is itself an operator: the adjoint of a resampling is a resampling, the backward
+of bias + leaky ReLU is linear in the gradient and its own adjoint, and AdaGN has a first and a
+second backward. Imported only where the library loads.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddgan.ops import library
+
+ops = torch.ops.ddgan
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether the kernels read ``x`` as (N, H, W, C); csrc/bindings.cpp has the same rule."""
+    return x.ndim == 4 and not x.is_contiguous() and x.stride(1) == 1 and x.stride(3) >= x.size(1)
+
+
+def _like(x: Tensor, shape: Any = None) -> Tensor:
+    memory_format = torch.channels_last if channels_last(x) else torch.contiguous_format
+    size = x.shape if shape is None else shape
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def _statistics(x: Tensor, *shape: int) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.empty(shape, dtype=dtype, device=x.device)
+
+
+def _fir_size(size: int, up: int, down: int, before: int, after: int, taps: int) -> int:
+    return (size * up + before + after - taps) // down + 1
+
+
+def _upfirdn2d_fake(x, taps, kernel, ux, uy, dx, dy, x0, x1, y0, y1, flip, gain):
+    n, c, h, w = x.shape
+    taps_y, taps_x = (len(taps),) * 2 if kernel is None else kernel.shape
+    return _like(
+        x, (n, c, _fir_size(h, uy, dy, y0, y1, taps_y), _fir_size(w, ux, dx, x0, x1, taps_x))
+    )
+
+
+def _upfirdn2d_setup(ctx, inputs, output) -> None:
+    x, taps, kernel, *rest = inputs
+    ctx.size = x.shape[2:]
+    ctx.out = output.shape[2:]
+    ctx.taps, ctx.rest = taps, rest
+    ctx.save_for_backward(kernel)
+
+
+def _adjoint_padding(size: int, out: int, up: int, down: int, before: int, taps: int):
+    """Padding of the transposed resampling, which leads from ``out`` samples back to ``size``."""
+    return taps - 1 - before, size * up - out * down + before - up + 1
+
+
+def _upfirdn2d_backward(ctx, grad):
+    (kernel,) = ctx.saved_tensors
+    ux, uy, dx, dy, x0, _, y0, _, flip, gain = ctx.rest
+    taps_y, taps_x = (len(ctx.taps),) * 2 if kernel is None else kernel.shape
+    (h, w), (out_h, out_w) = ctx.size, ctx.out
+    pad_x = _adjoint_padding(w, out_w, ux, dx, x0, taps_x)
+    pad_y = _adjoint_padding(h, out_h, uy, dy, y0, taps_y)
+    y = ops.upfirdn2d(grad, ctx.taps, kernel, dx, dy, ux, uy, *pad_x, *pad_y, not flip, gain)
+    return (y, *[None] * 12)
+
+
+def _bias_act_fake(x, bias, slope, gain, clamp):
+    return _like(x)
+
+
+def _bias_act_setup(ctx, inputs, output) -> None:
+    x, bias, slope, gain, clamp = inputs
+    ctx.scalars = (slope, gain, clamp)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    # The sign of the output is that of the input here, and the next layer keeps the output anyway.
+    if slope >= 0 and gain > 0 and clamp < 0:
+        ctx.save_for_backward(output, None)
+    else:
+        ctx.save_for_backward(x, bias)
+
+
+def _bias_act_backward(ctx, grad):
+    saved, bias = ctx.saved_tensors
+    wanted = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
+    dx, db = ops.bias_leaky_relu_backward(grad, saved, bias, *ctx.scalars, wanted)
+    return dx, db.to(ctx.bias_dtype) if wanted else None, None, None, None
+
+
+def _bias_act_backward_fake(grad, saved, bias, slope, gain, clamp, bias_grad):
+    return _like(saved), _statistics(saved, saved.shape[1] if bias_grad else 0)
+
+
+def _bias_act_backward_setup(ctx, inputs, output) -> None:
+    _, saved, bias, *ctx.scalars, ctx.bias_grad = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(saved, bias)
+
+
+def _bias_act_second(ctx, grad_dx, grad_db):
+    saved, bias = ctx.saved_tensors
+    cotangent = grad_dx
+    if ctx.bias_grad and grad_db is not None:
+        row = grad_db.to(saved.dtype).reshape(1, -1, *[1] * (saved.ndim - 2))
+        cotangent = row.expand_as(saved) if grad_dx is None else grad_dx + row
+    if cotangent is None:
+        return (None,) * 7
+    grad, _ = ops.bias_leaky_relu_backward(cotangent, saved, bias, *ctx.scalars, False)
+    return (grad, *[None] * 6)
+
+
+def _norm_fake(x, scale, shift, groups, eps, silu):
+    n = x.shape[0]
+    return _like(x), _statistics(x, n, groups), _statistics(x, n, groups)
+
+
+def _norm_setup(ctx, inputs, output) -> None:
+    x, scale, shift, ctx.groups, _, ctx.silu = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, scale, shift, mean, rstd)
+
+
+def _fit(grad: Tensor, parameter: Tensor) -> Tensor:
+    """Reduce an (N, C) gradient to the parameter's shape and dtype."""
+    if parameter.shape[0] != grad.shape[0]:
+        grad = grad.sum(0, keepdim=True)
+    return grad.to(parameter.dtype)
+
+
+def _norm_backward(ctx, grad, _mean, _rstd):
+    x, scale, shift, mean, rstd = ctx.saved_tensors
+    dx, dscale, dshift = ops.ada_group_norm_backward(
+        grad, x, scale, shift, mean, rstd, ctx.groups, ctx.silu
+    )
+    return dx, _fit(dscale, scale), _fit(dshift, shift), None, None, None
+
+
+def _norm_backward_fake(grad, x, scale, shift, mean, rstd, groups, silu):
+    n, c = x.shape[:2]
+    return _like(x), _statistics(x, n, c), _statistics(x, n, c)
+
+
+def _norm_backward_setup(ctx, inputs, output) -> None:
+    *tensors, ctx.groups, ctx.silu = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _norm_second(ctx, grad_grad, cot_scale, cot_shift):
+    grad, x, scale, shift, mean, rstd = ctx.saved_tensors
+    if grad_grad is None:
+        grad_grad = torch.zeros_like(x)
+    dgrad, dx, dscale, dshift = ops.ada_group_norm_second(
+        grad_grad, cot_scale, cot_shift, grad, x, scale, shift, mean, rstd, ctx.groups, ctx.silu
+    )
+    return dgrad, dx, _fit(dscale, scale), _fit(dshift, shift), None, None, None, None
+
+
+def _third_setup(ctx, inputs, output) -> None:
+    """Nothing to keep: there is no third derivative."""
+
+
+def _third_refused(ctx, *grads):
+    raise RuntimeError(
+        "ada_group_norm is compiled up to its second derivative; for a third one, compute the "
+        "forward inside `with ddgan.ops.backend('torch')`"
+    )
+
+
+def _norm_second_fake(
+    grad_grad, cot_scale, cot_shift, grad, x, scale, shift, mean, rstd, groups, silu
+):
+    n, c = x.shape[:2]
+    return _like(x), _like(x), _statistics(x, n, c), _statistics(x, n, c)
+
+
+def register() -> None:
+    """Register everything above; once, right after the library was loaded."""
+    fakes = {
+        "upfirdn2d": _upfirdn2d_fake,
+        "bias_leaky_relu": _bias_act_fake,
+        "bias_leaky_relu_backward": _bias_act_backward_fake,
+        "ada_group_norm": _norm_fake,
+        "ada_group_norm_backward": _norm_backward_fake,
+        "ada_group_norm_second": _norm_second_fake,
+    }
+    derivatives = {
+        "upfirdn2d": (_upfirdn2d_backward, _upfirdn2d_setup),
+        "bias_leaky_relu": (_bias_act_backward, _bias_act_setup),
+        "bias_leaky_relu_backward": (_bias_act_second, _bias_act_backward_setup),
+        "ada_group_norm": (_norm_backward, _norm_setup),
+        "ada_group_norm_backward": (_norm_second, _norm_backward_setup),
+        "ada_group_norm_second": (_third_refused, _third_setup),
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"ddgan::{name}", fake)
+    for name, (backward, setup) in derivatives.items():
+        torch.library.register_autograd(f"ddgan::{name}", backward, setup_context=setup)
+
+
+if library.load() is None:
+    register()

@@ -1,0 +1,81 @@
+"""Operations as functions of tensors alone, shared by the CPU and the GPU tests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ddgan import ops
+
+ASYMMETRIC = (1.0, 2.0, 3.0, 5.0)
+PLANE = ((1.0, 2.0, -1.0), (0.5, 3.0, 4.0))
+
+
+def _norm(x: Tensor, scale: Tensor, shift: Tensor, groups: int, activation: str | None) -> Tensor:
+    return ops.ada_group_norm(x, groups, scale, shift, activation=activation)
+
+
+def _bias(x: Tensor, *bias: Tensor, slope: float = 0.2, clamp: float | None = None) -> Tensor:
+    return ops.fused_bias_leaky_relu(x, bias[0] if bias else None, slope, clamp=clamp)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation and the shapes of its tensors, the first being x."""
+
+    name: str
+    function: Callable[..., Tensor]
+    shapes: Sequence[tuple[int, ...]] = field(default=((2, 2, 4, 3),))
+
+    def __str__(self) -> str:
+        return self.name
+
+    def tensors(
+        self, dtype: torch.dtype = torch.float64, device: str = "cpu", last: bool = False
+    ) -> list[Tensor]:
+        """Return random tensors that require gradients."""
+        generator = torch.Generator().manual_seed(len(self.name))
+        made = [
+            torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+            for shape in self.shapes
+        ]
+        if last and made[0].ndim == 4:
+            made[0] = made[0].to(memory_format=torch.channels_last)
+        return [t.requires_grad_() for t in made]
+
+
+def _with_rows(x: tuple[int, ...], rows: int) -> tuple[tuple[int, ...], ...]:
+    return x, (rows, x[1]), (rows, x[1])
+
+
+CASES = (
+    Case("upsample", ops.upsample2d),
+    Case("upsample_odd_kernel", partial(ops.upsample2d, kernel=(1, 2, 1), factor=3)),
+    Case("upsample_asymmetric", partial(ops.upsample2d, kernel=ASYMMETRIC)),
+    Case("downsample", ops.downsample2d),
+    Case("downsample_even", ops.downsample2d, ((2, 3, 8, 4),)),
+    Case("downsample_asymmetric", partial(ops.downsample2d, kernel=ASYMMETRIC)),
+    Case("one_pixel_up", ops.upsample2d, ((2, 3, 1, 1),)),
+    Case("down_to_one_pixel", ops.downsample2d, ((2, 3, 2, 3),)),
+    Case(
+        "upfirdn_anisotropic",
+        partial(ops.upfirdn2d, kernel=ASYMMETRIC, up=(3, 2), down=(2, 1), padding=(4, 3, -1, 5)),
+    ),
+    Case(
+        "upfirdn_plane",
+        partial(ops.upfirdn2d, kernel=PLANE, up=(1, 2), down=(3, 1), padding=(2, 1), gain=0.5),
+    ),
+    Case("norm", partial(_norm, groups=2, activation=None), _with_rows((2, 4, 5, 3), 2)),
+    Case("norm_silu", partial(_norm, groups=2, activation="silu"), _with_rows((2, 4, 5, 3), 2)),
+    Case("norm_shared", partial(_norm, groups=1, activation="silu"), _with_rows((3, 2, 2, 2), 1)),
+    Case("norm_single", partial(_norm, groups=4, activation="silu"), _with_rows((2, 4, 3, 1), 2)),
+    Case("norm_rows", partial(_norm, groups=2, activation="silu"), _with_rows((3, 6), 3)),
+    Case("bias", _bias, ((2, 4, 3, 5), (4,))),
+    Case("bias_none", _bias, ((2, 4, 3, 5),)),
+    Case("bias_negative_slope", partial(_bias, slope=-0.3), ((2, 4, 3, 5), (4,))),
+    Case("bias_clamp", partial(_bias, clamp=0.9), ((2, 4, 3, 5), (4,))),
+    Case("bias_rows", _bias, ((5, 7), (7,))),
+    Case("bias_volume", _bias, ((2, 3, 2, 2, 2), (3,))),
+)

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "csrc"))
+import build_ops  # noqa: E402
+
+
+def test_no_compiler_names_the_way_out(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(build_ops.BuildError, match=r"no-such-compiler.*set CXX"):
+        build_ops.find_compiler()
+
+
+def test_without_a_compiler_the_build_succeeds_and_says_so(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "-b", str(tmp_path), "-t", str(tmp_path)],
+        cwd=ROOT,
+        env={"CXX": "no-such-compiler", "PATH": "/usr/bin:/bin", "DDGAN_CUDA": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("operators were not built") == 1
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_forcing_cuda_without_a_toolkit_is_an_error(monkeypatch) -> None:
+    monkeypatch.setenv("DDGAN_CUDA", "1")
+    with pytest.raises(build_ops.BuildError, match=r"no nvcc.*CUDA_HOME"):
+        build_ops.wants_cuda(None)
+    monkeypatch.setenv("DDGAN_CUDA", "yes")
+    with pytest.raises(build_ops.BuildError, match="expected 0, 1 or nothing"):
+        build_ops.wants_cuda(None)
+    monkeypatch.setenv("DDGAN_CUDA", "0")
+    assert not build_ops.wants_cuda(Path("nvcc"))
+
+
+@pytest.mark.parametrize(
+    ("release", "used", "message"),
+    [
+        ("release 10.2", None, "too old"),
+        ("release 12.8", "13.0", "PyTorch uses CUDA 13.0"),
+        ("nothing", None, "no release number"),
+    ],
+)
+def test_a_toolkit_that_does_not_fit(monkeypatch, release, used, message) -> None:
+    monkeypatch.setattr(build_ops, "run", lambda command: release)
+    monkeypatch.setattr("torch.version.cuda", used)
+    with pytest.raises(build_ops.BuildError, match=message):
+        build_ops.toolkit_version(Path("nvcc"))
+
+
+def test_an_old_pytorch_is_named(monkeypatch) -> None:
+    monkeypatch.setattr("torch.__version__", "2.9.1")
+    with pytest.raises(build_ops.BuildError, match=r"2\.9\.1 has no stable ABI"):
+        build_ops.find_torch()
+
+
+def test_ninja_file_lists_every_step(tmp_path: Path) -> None:
+    plan = build_ops.Plan(["g++"], Path("/torch"))
+    commands = build_ops.compile_commands(plan, tmp_path)
+    target = tmp_path / "_ops.abi3.so"
+    text = build_ops.ninja_file(
+        commands, build_ops.link_command(plan, list(commands), target), target
+    )
+    assert text.count("\nbuild ") == len(commands) + 1
+    assert all(path.name in text for path in commands)
+
+
+def test_missing_ninja_is_said_and_the_files_are_compiled(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    ran = []
+    monkeypatch.setattr(build_ops, "run", ran.append)
+    build_ops.run_all({tmp_path / "a.o": ["compile"]}, ["link"], tmp_path / "a.so", tmp_path)
+    assert ran == [["compile"], ["link"]]
+    assert "ninja is missing" in capsys.readouterr().out

@@ -1,0 +1,142 @@
+"""The CUDA kernels without a GPU: nvcc compiles them, and an emulation runs them on the CPU."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+sys.path.insert(0, str(CSRC))
+import build_ops  # noqa: E402
+
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+needs_linux = pytest.mark.skipif(
+    platform.system() != "Linux", reason="the emulation's fibers use Linux contexts"
+)
+
+
+def _emulated(tmp: Path, source: Path = CSRC / "emulation/emulated.cpp") -> Path:
+    target = tmp / "libemulated.so"
+    flags = ["-std=c++17", "-O0", "-g1", "-fPIC", "-shared", *SANITIZERS, "-Wno-unknown-pragmas"]
+    subprocess.run(["g++", *flags, str(source), "-o", str(target)], check=True)
+    return target
+
+
+def _run_sanitized(*command: str) -> subprocess.CompletedProcess[str]:
+    runtimes = [
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    settings = "detect_leaks=0:detect_stack_use_after_return=0"
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": settings,
+        "PYTHONPATH": str(ROOT),
+        "DDGAN_OPS": "torch",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_gxx
+@needs_linux
+def test_emulated_kernels_equal_the_reference_under_sanitizers(tmp_path: Path) -> None:
+    library = _emulated(tmp_path)
+    script = Path(__file__).with_name("emulated_cases.py")
+    result = _run_sanitized(sys.executable, str(script), str(library))
+    report = "\n".join(line for line in result.stdout.splitlines() if not line.startswith("ok"))
+    assert result.returncode == 0, report + result.stderr[-3000:]
+    assert "204 comparisons, 0 failures" in report
+
+
+FAULTS = {
+    "overflow": ("cells[threadIdx.x + 1] = 1.f; (void)out;", "out of bounds"),
+    "partial barrier": (
+        "if (threadIdx.x < 3) __syncthreads(); else __shfl_xor_sync(0u, 1.f, 1); (void)out;",
+        "barrier that not all threads",
+    ),
+    "missing barrier": (
+        "cells[threadIdx.x] = float(threadIdx.x); out[threadIdx.x] = cells[63 - threadIdx.x];",
+        "wrong result",
+    ),
+}
+
+
+@needs_gxx
+@needs_linux
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_emulation_notices_faults(tmp_path: Path, fault: str) -> None:
+    body, message = FAULTS[fault]
+    source = tmp_path / "fault.cpp"
+    source.write_text(
+        f"""
+        #define DDGAN_EMULATE
+        #include "{CSRC}/cuda/platform.cuh"
+        __global__ void kernel(float* out) {{ __shared__ float cells[64]; {body} }}
+        int main() {{
+          float out[64] = {{}};
+          float* p = out;
+          DDGAN_LAUNCH(kernel, 1, 64, nullptr, p);
+          for (int i = 0; i < 64; ++i)
+            if (out[i] != 63 - i) {{ std::fprintf(stderr, "wrong result\\n"); return 1; }}
+          return 0;
+        }}
+        """
+    )
+    program = tmp_path / "fault"
+    flags = ["-std=c++17", "-O0", "-g1", *SANITIZERS, "-Wno-unknown-pragmas"]
+    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
+    result = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+def _nvcc() -> Path:
+    nvcc = build_ops.find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is not installed")
+    return nvcc
+
+
+def test_architectures_are_cut_to_what_nvcc_knows(monkeypatch) -> None:
+    nvcc = _nvcc()
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    chosen = build_ops.choose_architectures(nvcc)
+    assert chosen[-1].endswith("+PTX")
+    assert {a.removesuffix("+PTX") for a in chosen} <= set(build_ops.KNOWN_ARCHITECTURES)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    assert build_ops.gencode(build_ops.choose_architectures(nvcc)) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "3.5")
+    with pytest.raises(build_ops.BuildError, match="compiles for none"):
+        build_ops.choose_architectures(nvcc)
+
+
+@pytest.mark.parametrize("source", build_ops.CUDA_SOURCES)
+def test_nvcc_compiles_the_kernels(tmp_path: Path, source: str) -> None:
+    """The PTX of one architecture in a quick run; DDGAN_TEST_ARCHITECTURES=all assembles all."""
+    nvcc = _nvcc()
+    flags = ["-gencode=arch=compute_80,code=compute_80"]
+    if os.environ.get("DDGAN_TEST_ARCHITECTURES") == "all":
+        flags = build_ops.gencode(build_ops.choose_architectures(nvcc))
+    command = [str(nvcc), "-std=c++17", "-O3", "--threads=0", "-Werror=all-warnings", *flags]
+    result = subprocess.run(
+        [*command, "-c", str(CSRC / source), "-o", str(tmp_path / "kernels.o")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,132 @@
+"""What PyTorch expects of an operator: opcheck, compile, autocast, layouts, empty batches."""
+
+import pytest
+import torch
+from ops_cases import CASES, Case
+
+from ddgan import ops
+from ddgan.ops import native
+
+SOME = [case for case in CASES if case.name in ("upsample", "upfirdn_plane", "norm_silu", "bias")]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+def test_opcheck(compiled_cpu, last: bool) -> None:
+    torch.manual_seed(0)
+
+    def randn(*shape: int, grad: bool = True) -> torch.Tensor:
+        t = torch.randn(shape)
+        t = t.to(memory_format=torch.channels_last) if last and len(shape) == 4 else t
+        return t.requires_grad_(grad)
+
+    x, rows = (2, 4, 6, 3), (2, 4)
+    fir = (2, 1, 1, 2, 2, 1, -1, 4, False, 1.5)
+    library = native.ops
+    opcheck = torch.library.opcheck
+    opcheck(library.upfirdn2d, (randn(*x), [1.0, 2.0, 3.0], None, *fir))
+    opcheck(library.upfirdn2d, (randn(*x), [], torch.randn(3, 2), *fir))
+    opcheck(library.bias_leaky_relu, (randn(*x), randn(4), 0.2, 1.4, -1.0))
+    opcheck(library.bias_leaky_relu, (randn(*x), None, 0.2, 1.4, 0.5))
+    saved = randn(*x, grad=False)
+    opcheck(library.bias_leaky_relu_backward, (randn(*x), saved, None, 0.2, 1.4, -1.0, True))
+    opcheck(library.ada_group_norm, (randn(*x), randn(*rows), randn(*rows), 2, 1e-6, True))
+    statistics = (torch.randn(2, 2), torch.rand(2, 2) + 0.5)
+    tensors = (randn(*x), randn(*x), randn(*rows), randn(*rows), *statistics)
+    opcheck(library.ada_group_norm_backward, (*tensors, 2, True))
+    opcheck(
+        library.ada_group_norm_second,
+        (randn(*x), randn(*rows), None, *tensors, 2, True),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_compiles_without_a_graph_break(compiled_cpu, case: Case) -> None:
+    tensors = case.tensors(torch.float32)
+    want = case.function(*tensors)
+    compiled = torch.compile(case.function, fullgraph=True, backend="aot_eager")
+    got = compiled(*tensors)
+    assert torch.equal(got, want)
+    cotangent = torch.randn_like(want)
+    for a, b in zip(
+        torch.autograd.grad(got, tensors, cotangent),
+        torch.autograd.grad(want, tensors, cotangent),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_autocast_keeps_the_dtype_of_x(any_backend, case: Case) -> None:
+    x, *rest = (t.detach() for t in case.tensors(torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = case.function(x.bfloat16(), *rest)
+        full = case.function(x, *rest)
+    assert y.dtype == torch.bfloat16
+    assert full.dtype == torch.float32
+    torch.testing.assert_close(y.float(), full, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_parameters_of_another_dtype_get_their_own_gradients(any_backend, case: Case) -> None:
+    tensors = case.tensors(torch.float32)
+    x = tensors[0].detach().bfloat16().requires_grad_()
+    case.function(x, *tensors[1:]).float().square().sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert all(t.grad.dtype == torch.float32 for t in tensors[1:])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_channels_last_in_channels_last_out(compiled_cpu, case: Case) -> None:
+    x, *rest = case.tensors(torch.float32, last=True)
+    y = case.function(x, *rest)
+    if x.ndim == 4 and not x.is_contiguous():
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    else:
+        assert y.is_contiguous()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_strided_views(any_backend, case: Case) -> None:
+    x, *rest = (t.detach() for t in case.tensors(torch.float32))
+    want = case.function(x, *rest)
+    wide = torch.stack((x, torch.full_like(x, torch.nan)), -1)[..., 0]
+    twice = [torch.cat((t, t), -1)[..., : t.shape[-1]] for t in rest]
+    torch.testing.assert_close(case.function(wide, *twice), want)
+    torch.testing.assert_close(case.function(x.transpose(-1, -2).contiguous().mT, *rest), want)
+    shared = x[:1].expand_as(x)
+    torch.testing.assert_close(case.function(shared, *rest), case.function(shared.clone(), *rest))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_channel_slices_of_channels_last(any_backend, case: Case) -> None:
+    x, *rest = (t.detach() for t in case.tensors(torch.float32))
+    if x.ndim != 4:
+        pytest.skip("channels_last is a layout of four dimensions")
+    both = torch.cat((x, x), 1).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(case.function(both[:, : x.shape[1]], *rest), case.function(x, *rest))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+def test_empty_batches(any_backend, case: Case, last: bool) -> None:
+    tensors = case.tensors(torch.float32, last=last)
+    x, *rest = (t.detach().requires_grad_() for t in tensors)
+    empty = x[:0]
+    if rest and rest[0].ndim == 2:
+        rest = [t[: min(len(t) - 1, 1) and 0] if len(t) == len(x) else t for t in rest]
+    y = case.function(empty, *rest)
+    assert y.shape == (0, *case.function(*tensors).shape[1:])
+    gradients = torch.autograd.grad(y.sum(), (x, *rest), allow_unused=True, create_graph=True)
+    assert gradients[0].shape == x.shape
+    assert all(g is None or not g.any() for g in gradients)
+
+
+def test_third_derivative_of_the_norm_is_refused(compiled_cpu) -> None:
+    x = torch.randn(1, 2, 3, 3, requires_grad=True)
+    row = torch.ones(1, 2)
+    y = ops.ada_group_norm(x, 1, row, row, activation="silu")
+    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (h,) = torch.autograd.grad(g.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="up to its second derivative"):
+        torch.autograd.grad(h.sum(), x)
