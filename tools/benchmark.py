@@ -1,8 +1,9 @@
-"""Measures the library: ``python tools/benchmark.py ops [--device cpu|cuda] [--json FILE]``."""
+"""Measures the library: ``python tools/benchmark.py ops`` or ``model``, with ``--help``."""
 
 import argparse
 import sys
 
+import benchmark_model
 import benchmark_ops
 
 
@@ -10,7 +11,7 @@ def main(arguments: list[str]) -> int:
     """Run one subcommand; each lives in a module of its own with add_arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in {"ops": benchmark_ops}.items():
+    for name, module in {"ops": benchmark_ops, "model": benchmark_model}.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)

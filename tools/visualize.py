@@ -8,7 +8,21 @@ from ddgan.apis import load_model
 from ddgan.data import StackedDigits
 from ddgan.engine.cli import user_errors
 from ddgan.evaluation import digit_classifier
-from ddgan.visualization import plot_curves, plot_digits
+from ddgan.visualization import (
+    along_path,
+    between_latents,
+    between_noise,
+    plot_curves,
+    plot_digits,
+    save_rows,
+)
+
+# SPI-GAN's latent studies: name → (what it draws, function).
+LATENT = {
+    "latent-path": ("pictures of h(t) from h(0) to h(1)", along_path),
+    "interpolate-z": ("pictures between two noises z", between_noise),
+    "interpolate-h": ("pictures between two latents h(1)", between_latents),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +40,15 @@ def parse_args() -> argparse.Namespace:
     digits.add_argument("--seed", type=int, default=0)
     digits.set_defaults(draw=draw_digits)
 
-    for command in (curves, digits):
+    latent = [commands.add_parser(name, help=text) for name, (text, _) in LATENT.items()]
+    for name, command in zip(LATENT, latent, strict=True):
+        command.add_argument("checkpoint", help="of an SPI-GAN")
+        command.add_argument("--rows", type=int, default=8, help="how many samples or pairs")
+        command.add_argument("--points", type=int, default=8, help="pictures per row")
+        command.add_argument("--seed", type=int, default=0)
+        command.set_defaults(draw=draw_latents, pictures=LATENT[name][1])
+
+    for command in (curves, digits, *latent):
         command.add_argument("--out", required=True, help="the PNG to write")
     return parser.parse_args()
 
@@ -49,6 +71,12 @@ def draw_digits(args: argparse.Namespace) -> None:
         ),
     }
     plot_digits(panels, args.out)
+
+
+def draw_latents(args: argparse.Namespace) -> None:
+    """Draw rows of pictures along a path of latents."""
+    model = load_model(args.checkpoint)
+    save_rows(args.pictures(model, args.rows, args.points, args.seed), args.out)
 
 
 def main() -> None:
