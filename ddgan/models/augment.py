@@ -1,0 +1,108 @@
+"""Adaptive discriminator augmentation (Karras et al., "… with limited data", 2020)."""
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from ddgan.models.augment_matrices import (
+    COLOUR_DRAWS,
+    GEOMETRY_DRAWS,
+    PIXEL_DRAWS,
+    Draws,
+    colour_matrices,
+    geometry_matrices,
+    pixel_matrices,
+)
+from ddgan.models.augment_resample import permute_pixels, recolour, warp
+from ddgan.models.random import StepRandom
+from ddgan.registry import MODELS
+
+
+@MODELS.register_module()
+class AdaptiveAugmentation(nn.Module):
+    """Transform the images that the discriminator sees, more often the more it overfits.
+
+    ``pipeline`` names the groups of transforms: "b" moves whole pixels (blitting), "g" is
+    geometry, "c" colour; each transform is applied with ``probability`` p. Every ``interval``
+    batches p moves by (images seen) / (1000 ``kimg``), up where the mean sign of the logits of
+    real images exceeds ``target``, else down; with ``target=None`` it is fixed. p and its
+    statistics are buffers, and never waited for. Raises ValueError for values out of range.
+    """
+
+    def __init__(
+        self,
+        pipeline: str = "bgc",
+        probability: float = 0.0,
+        target: float | None = 0.6,
+        interval: int = 4,
+        kimg: float = 500,
+    ):
+        super().__init__()
+        if not pipeline or set(pipeline) - set("bgc"):
+            raise ValueError(f"pipeline is {pipeline!r}; expected some of the letters b, g and c")
+        if not 0 <= probability <= 1 or interval < 1 or kimg <= 0:
+            raise ValueError(
+                f"probability is {probability}, interval {interval}, kimg {kimg}; expected a "
+                "probability in [0, 1], interval >= 1 and kimg > 0"
+            )
+        self.pipeline = pipeline
+        self.target, self.interval, self.kimg = target, interval, kimg
+        self.register_buffer("p", torch.tensor(float(probability)))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        # The sum of the signs and their number, over the batches since p was last adjusted.
+        self.register_buffer("signs", torch.zeros(2))
+
+    def forward(self, x: Tensor, random: StepRandom) -> Tensor:
+        """Return transformed images (N, C, H, W), twice differentiable with respect to ``x``.
+
+        An image that no transform was drawn for is returned as it is.
+        """
+        self._check(x)
+        count = PIXEL_DRAWS + GEOMETRY_DRAWS + COLOUR_DRAWS
+        draws = Draws(random, count, self.p)
+        size = x.shape[3]
+        with torch.autocast(x.device.type, enabled=False):
+            y = x.to(torch.promote_types(x.dtype, torch.float32))
+            if "b" in self.pipeline:
+                y = permute_pixels(y, pixel_matrices(draws, size))
+            if "g" in self.pipeline:
+                y = _where_drawn(warp, y, geometry_matrices(draws, size))
+            if "c" in self.pipeline:
+                y = _where_drawn(recolour, y, colour_matrices(draws))
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def update(self, real_logits: Tensor) -> None:
+        """Count the logits of a batch of real, augmented images, and adjust p where it is due."""
+        if self.target is None:
+            return
+        signs = real_logits.float().sign()
+        batch = torch.stack([signs.sum(), torch.ones_like(signs).sum()])
+        all_reduce(batch)
+        self.signs += batch
+        self.batches += 1
+        # Decided on the device: a GPU need not be waited for.
+        due = self.batches >= self.interval
+        total, seen = self.signs.unbind()
+        step = torch.sign(total / seen - self.target) * seen / (1000 * self.kimg)
+        self.p.copy_(torch.where(due, (self.p + step).clamp(0, 1), self.p))
+        self.signs *= ~due
+        self.batches *= ~due
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[2] != x.shape[3]:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected square images (N, C, S, S), which can be "
+                "turned by 90°"
+            )
+        if "c" in self.pipeline and x.shape[1] not in (1, 3):
+            raise ValueError(
+                f"images have {x.shape[1]} channels; expected 1 or 3, or a pipeline without 'c'"
+            )
+
+
+def _where_drawn(transform, x: Tensor, matrices: Tensor) -> Tensor:
+    """Apply a transform to the images whose matrix is not the identity."""
+    identity = torch.eye(matrices.shape[1], device=matrices.device)
+    drawn = (matrices != identity).any(dim=2).any(dim=1)
+    return torch.where(drawn[:, None, None, None], transform(x, matrices.to(x.dtype)), x)
