@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import torch
-
-from ddgan.engine.checkpoint import load_state, read_weights
+from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types
 from ddgan.engine.distributed import select_device
 from ddgan.engine.memory import activation_bytes, fitting_batch_size
@@ -27,20 +25,12 @@ def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:
     config, state, _ = read_weights(path)
     check_trusted_types(config.model)
     model = MODELS.build(config.model)
-    if not any(name.startswith("generator.") for name in state):
-        state |= {
-            name.replace("generator_ema.", "generator.", 1): tensor
-            for name, tensor in state.items()
-            if name.startswith("generator_ema.")
-        }
-    load_state(model, state, path, optional=("discriminator.", "_extra_state"))
+    load_weights(model, state, path)
     return model.to(target).eval()
 
 
 def auto_batch_size(model: GenerativeModel) -> int:
     """Return how many samples of ``model`` can be drawn at once in the memory at hand."""
-    one = torch.zeros(1, dtype=torch.int64)
-    latent_dim = model.generator_ema.latent_dim
-    z = torch.zeros(1, latent_dim) if latent_dim else None
-    x = torch.zeros(1, *model.data_shape)
-    return fitting_batch_size(activation_bytes(model.generator_ema, x, one, z), model.device)
+    network = model.generator_ema
+    inputs = [None if x is None else x.to(model.device) for x in model.example_inputs("generator")]
+    return fitting_batch_size(activation_bytes(network, *inputs), model.device)

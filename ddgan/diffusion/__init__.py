@@ -16,6 +16,7 @@ from ddgan.diffusion.parametrization import (
 from ddgan.diffusion.process import Diffusion
 from ddgan.diffusion.sampling import ancestral
 from ddgan.diffusion.schedules import geometric_betas, vp_betas, vp_variance
+from ddgan.diffusion.straight_path import StraightPath
 
 __all__ = [
     "Diffusion",
@@ -24,6 +25,7 @@ __all__ = [
     "Parametrization",
     "PosteriorOfX0",
     "SampleNoise",
+    "StraightPath",
     "ancestral",
     "geometric_betas",
     "get_parametrization",

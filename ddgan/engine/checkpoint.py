@@ -141,7 +141,7 @@ def load_state(
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load what ``read_weights`` returned, in which the discriminator may be missing.
+    """Load what ``read_weights`` returned, in which all but the averaged generator may be missing.
 
     Where the averaged generator stands alone, the generator is set to it as well. Raises
     CheckpointError, and changes nothing, if names or shapes differ.
@@ -152,7 +152,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
             for name, tensor in state.items()
             if name.startswith("generator_ema.")
         }
-    load_state(model, state, source, optional=("discriminator.", "_extra_state"))
+    # What serves training alone (discriminator, augmentation, counters) may be left out of a file.
+    training_only = {n for n in model.state_dict() if not n.startswith("generator")}
+    load_state(model, state, source, optional=tuple(training_only))
 
 
 def save_release(

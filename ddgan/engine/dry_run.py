@@ -1,6 +1,5 @@
 """A report on a config before any time is spent on training it."""
 
-import torch
 from mmengine import Config
 from torch import nn
 
@@ -8,7 +7,7 @@ from ddgan.data import check_batch_size
 from ddgan.engine.distributed import select_device
 from ddgan.engine.loops import check_shapes
 from ddgan.engine.memory import activation_bytes, available_memory
-from ddgan.registry import DATASETS, MODELS
+from ddgan.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 GIB = 2**30
 
@@ -24,8 +23,14 @@ def dry_run(cfg: Config) -> str:
     batch_size = cfg.train_dataloader.batch_size
     check_batch_size(dataset, batch_size)
     check_shapes(dataset, model)
+    wrappers = dict(cfg.optim_wrapper)
+    constructor = {"type": wrappers.pop("constructor"), "optim_wrapper_cfg": wrappers}
+    OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
     first = dataset[0]["x"]
-    lines = [f"model {type(model).__name__} of samples {tuple(model.data_shape)}"]
+    lines = [
+        f"model {type(model).__name__} of samples {tuple(model.data_shape)}, each drawn with "
+        f"{model.num_evaluations} evaluation(s) of the generator"
+    ]
     for name, network in model.named_children():
         if count := sum(p.numel() for p in network.parameters()):
             trained = any(p.requires_grad for p in network.parameters())
@@ -45,12 +50,10 @@ def _training_bytes(model: nn.Module, batch_size: int) -> int:
     """Estimate a train step's memory: weights, gradients, Adam's moments and activations."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     averaged = sum(p.numel() for p in model.generator_ema.parameters())
-    x, t = torch.zeros(1, *model.data_shape), torch.zeros(1, dtype=torch.int64)
-    latent_dim = model.generator.latent_dim
-    z = torch.zeros(1, latent_dim) if latent_dim else None
-    generator = activation_bytes(model.generator, x, t, z)
-    discriminator = activation_bytes(model.discriminator, x, t, x)
+    generator = activation_bytes(model.generator, *model.example_inputs("generator"))
+    discriminator = activation_bytes(model.discriminator, *model.example_inputs("discriminator"))
     # D's step keeps the activations of real and fake, and R1 about as much again for its second
     # derivative; G's step keeps those of both networks once.
-    activations = batch_size * max(3 * discriminator, generator + discriminator)
+    pictures = batch_size * model.pictures_per_sample
+    activations = pictures * max(3 * discriminator, generator + discriminator)
     return 4 * (4 * trained + averaged) + activations

@@ -1,11 +1,13 @@
 """How much memory a model takes, and how many samples fit at once."""
 
-import copy
 import os
 import resource
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -45,9 +47,12 @@ def activation_bytes(network: nn.Module, *inputs: Tensor | None) -> int:
     An upper bound for inference, where most is freed on the way, and near to what a train step
     keeps for its backward pass. Inputs need only have the right shapes.
     """
-    shadow = copy.deepcopy(network).to("meta")
-    with torch.no_grad(), _OutputBytes() as counter:
-        shadow(*[None if x is None else x.to("meta") for x in inputs])
+    fake = FakeTensorMode()
+    named = chain(network.named_parameters(), network.named_buffers())
+    state = {name: fake.from_tensor(tensor) for name, tensor in named}
+    stand_ins = tuple(None if x is None else fake.from_tensor(x) for x in inputs)
+    with torch.no_grad(), fake, _OutputBytes() as counter:
+        functional_call(network, state, stand_ins)
     return counter.total
 
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from mmengine.optim import OptimWrapperDict
@@ -16,6 +16,9 @@ Logs = dict[str, Tensor]
 
 class AdversarialModel(GenerativeModel):
     """A generative model with a discriminator and the two losses that subclasses define."""
+
+    # How many pictures of each sample of a batch a train step generates and judges.
+    pictures_per_sample = 1
 
     def __init__(self, generator: dict | nn.Module, discriminator: dict | nn.Module, **kwargs):
         """Build both networks; further arguments are those of ``GenerativeModel``."""
@@ -47,6 +50,7 @@ class AdversarialModel(GenerativeModel):
             g_loss, g_logs = self.generator_loss(x0, random)
             g_optim.update_params(g_loss)
 
+        self.images_seen += len(x0) * random.world_size
         if g_optim.should_update():
             self.update_ema()
         self.iteration += 1
@@ -74,3 +78,9 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def without_autocast(device: torch.device):
     """Return a context in which operations run in the dtype of their inputs."""
     return torch.autocast(device.type, enabled=False)
+
+
+def uncompiled():
+    """Return a context in which compiled modules run eagerly, where torch can switch."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")

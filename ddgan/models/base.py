@@ -22,23 +22,37 @@ class GenerativeModel(nn.Module, ABC):
         generator: dict | nn.Module,
         ema_decay: float = 0.9999,
         ema_warmup: bool = False,
+        ema_half_life: float | None = None,
+        ema_ramp_up: float | None = None,
         data_preprocessor: dict | nn.Module | None = None,
     ):
         """Build the generator and copy it.
 
         The average follows the generator with ``ema_decay`` per iteration. With ``ema_warmup``
         the decay starts low and grows as (1 + i) / (10 + i), which short runs need.
+        ``ema_half_life`` takes the place of both: the number of training images in which the
+        weight of a past generator halves, whatever the batch size. With ``ema_ramp_up`` it is at
+        most that share of the images seen so far (Karras et al., 2020, StyleGAN2-ADA).
         """
         super().__init__()
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay is {ema_decay}; expected a value in [0, 1)")
+        if any(value is not None and value <= 0 for value in (ema_half_life, ema_ramp_up)):
+            raise ValueError(
+                f"ema_half_life is {ema_half_life} and ema_ramp_up {ema_ramp_up}; expected values "
+                "above 0, or None"
+            )
         self.generator = build(generator)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.data_preprocessor = build(data_preprocessor or {"type": "ImagePreprocessor"})
         self.ema_decay = ema_decay
         self.ema_warmup = ema_warmup
+        self.ema_half_life = ema_half_life
+        self.ema_ramp_up = ema_ramp_up
         self.iteration = 0
         self.ema_updates = 0
+        self.images_seen = 0
+        self._images_averaged = 0
         self._replicas: dict[str, nn.Module] = {}
 
     @property
@@ -50,6 +64,11 @@ class GenerativeModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """The device that the generator is on."""
         return next(self.generator_ema.parameters()).device
+
+    @property
+    @abstractmethod
+    def num_evaluations(self) -> int:
+        """How often a sample evaluates the generator, the NFE of the papers' tables."""
 
     @abstractmethod
     def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
@@ -64,6 +83,10 @@ class GenerativeModel(nn.Module, ABC):
     ) -> Tensor:
         """Return one float sample for each index of ``noise``, drawn with ``generator``."""
 
+    @abstractmethod
+    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
+        """Return one sample's inputs of the child ``network``, to measure what it computes."""
+
     @torch.no_grad()
     def sample(
         self,
@@ -77,7 +100,7 @@ class GenerativeModel(nn.Module, ABC):
         """Return samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
 
         Pictures are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
-        index alone, so neither ``batch_size`` nor a division among processes changes it.
+        index alone: ``batch_size``, or a division among processes, changes it by rounding at most.
         ``progress(k)`` is called after each batch of k samples.
         """
         if n < 0 or (batch_size is not None and batch_size < 1):
@@ -127,10 +150,7 @@ class GenerativeModel(nn.Module, ABC):
     @torch.no_grad()
     def update_ema(self) -> None:
         """Move the average towards the generator; the first update copies it."""
-        n = self.ema_updates
-        decay = min(self.ema_decay, (1 + n) / (10 + n)) if self.ema_warmup else self.ema_decay
-        if n == 0:
-            decay = 0.0
+        decay = self._next_ema_decay() if self.ema_updates else 0.0
         averages = [*self.generator_ema.parameters()]
         current = [p.detach() for p in self.generator.parameters()]
         torch._foreach_lerp_(averages, current, 1 - decay)
@@ -139,15 +159,28 @@ class GenerativeModel(nn.Module, ABC):
         ):
             average.copy_(buffer)
         self.ema_updates += 1
+        self._images_averaged = self.images_seen
+
+    def _next_ema_decay(self) -> float:
+        n = self.ema_updates
+        if self.ema_half_life is None:
+            return min(self.ema_decay, (1 + n) / (10 + n)) if self.ema_warmup else self.ema_decay
+        half_life = self.ema_half_life
+        if self.ema_ramp_up is not None:
+            half_life = min(half_life, self.ema_ramp_up * self._images_averaged)
+        return 0.5 ** ((self.images_seen - self._images_averaged) / half_life)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the counters that are part of a checkpoint beside the tensors."""
-        return {"iteration": self.iteration, "ema_updates": self.ema_updates}
+        names = ("iteration", "ema_updates", "images_seen")
+        return {name: getattr(self, name) for name in names}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore the counters."""
         self.iteration = int(state["iteration"])
         self.ema_updates = int(state["ema_updates"])
+        # A checkpoint between updates of the average, amid accumulated gradients, begins anew.
+        self.images_seen = self._images_averaged = int(state.get("images_seen", 0))
 
 
 def build(module: dict | nn.Module) -> nn.Module:

@@ -1,13 +1,12 @@
 """Denoising Diffusion GAN (Xiao, Kreis and Vahdat, 2022)."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrization
-from ddgan.models.adversarial import AdversarialModel, Logs, without_autocast
+from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
 from ddgan.models.losses import mean_per_step, non_saturating_loss, r1_penalty
 from ddgan.models.random import StepRandom
 from ddgan.registry import MODELS
@@ -51,6 +50,11 @@ class DDGAN(AdversarialModel):
         self.parametrization = get_parametrization(parametrization)
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
+
+    @property
+    def num_evaluations(self) -> int:
+        """T, one for each denoising step."""
+        return self.diffusion.num_steps
 
     def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
         """Return the discriminator's loss with R1 on the real x_{t-1} (App. C.2), summed."""
@@ -116,6 +120,13 @@ class DDGAN(AdversarialModel):
         dim = self.generator.latent_dim
         return normal((dim,)) if dim else None
 
+    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
+        """Return x_t (or x_{t-1}), the time index and z (or x_t) of one sample."""
+        x, t = torch.zeros(1, *self.data_shape), torch.zeros(1, dtype=torch.int64)
+        if network == "discriminator":
+            return x, t, x
+        return x, t, self.latent(lambda shape: torch.zeros(1, *shape))
+
     def draw(
         self,
         noise: SampleNoise,
@@ -153,9 +164,3 @@ class DDGAN(AdversarialModel):
         z = self.latent(lambda shape: noise.normal(2 * t, shape))
         output = generator(x_t, steps - 1, z)
         return self.parametrization.x0(self.diffusion, output, x_t, steps)
-
-
-def uncompiled():
-    """Return a context in which compiled modules run eagerly, where torch can switch."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if stance is None else stance("force_eager")

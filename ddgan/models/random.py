@@ -38,6 +38,10 @@ class StepRandom:
         out = torch.empty(self._total, device=self.device)
         return self._own(out.uniform_(generator=self._generator))
 
+    def shared_uniform(self, count: int) -> Tensor:
+        """Return (count,) numbers, uniform over [0, 1), the same for all samples and processes."""
+        return torch.empty(count, device=self.device).uniform_(generator=self._generator)
+
     @property
     def _total(self) -> int:
         return self.batch_size * self.world_size
