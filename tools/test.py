@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--metric", nargs="+", required=True, help="names in config.evaluation")
     parser.add_argument("--num", type=int, help="how many samples, instead of the metric's own")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, help="does not change the result")
+    parser.add_argument("--batch-size", type=int, help="changes the samples by rounding at most")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--no-ema", action="store_true", help="use the generator as trained")
     parser.add_argument(
@@ -87,6 +87,7 @@ def main() -> None:
                 "num": count,
                 "seed": args.seed,
                 "ema": not args.no_ema,
+                "nfe": model.num_evaluations,
                 "device": str(model.device),
                 **info,
             }
