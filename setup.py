@@ -40,6 +40,13 @@ setup(
         "eval": ["torch-fidelity>=0.4"],
         "timm": ["timm>=1.0"],
         "ode": ["torchdiffeq>=0.2.5"],
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "ninja", "pybind11>=2.12"],
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "ninja",
+            "pybind11>=2.12",
+            "torchdiffeq>=0.2.5",
+        ],
     },
 )

@@ -56,6 +56,9 @@ def call_tool(monkeypatch, capfd, load_tool):
             tool.main()
         except SystemExit as error:
             status = error.code
+        finally:
+            # A tool owns its process; here it must not change how other tests compute.
+            torch.set_flush_denormal(False)
         out, err = capfd.readouterr()
         return status, out + err
 

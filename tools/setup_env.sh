@@ -29,6 +29,10 @@ if [ ! -f "$stamp" ] || [ "$(head -n 1 "$stamp")" != "$wanted" ]; then
 fi
 if [ "$(sed -n 2p "$stamp")" != "$sources" ]; then
     echo "Building the package and its compiled operations"
+    # For the GPU of this machine alone: all architectures together take minutes.
+    arch=$(.venv/bin/python -c \
+        'import torch; c = torch.cuda; print("%d.%d" % c.get_device_capability() if c.is_available() else "")')
+    [ -z "$arch" ] || export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$arch}"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --no-deps --no-build-isolation --editable .
     printf '%s\n%s\n' "$wanted" "$sources" >"$stamp"

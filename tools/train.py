@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 from ddgan.engine import Runner, load_config
@@ -70,6 +71,9 @@ def read_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Train, or only report what would be trained."""
     args = parse_args()
+    # A saturated discriminator has gradients near zero, on which a CPU computes ten times slower
+    # than on zero.
+    torch.set_flush_denormal(True)
     with user_errors():
         cfg = read_config(args)
         if args.dry_run:

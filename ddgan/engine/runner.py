@@ -50,9 +50,6 @@ class Runner(MMRunner):
     def setup_env(self, env_cfg: dict) -> None:
         """Choose the device and join the process group."""
         self.device = select_device(self.cfg.get("device", "auto"))
-        # A saturated discriminator has gradients near zero, on which a CPU computes ten times
-        # slower than on zero.
-        torch.set_flush_denormal(True)
         if self._distributed and not torch.distributed.is_initialized():
             dist_cfg = env_cfg.get("dist_cfg", {})
             init_process_group(

@@ -11,11 +11,12 @@ from ops_cases import CASES, Case
 from ddgan import ops
 from ddgan.ops import library, native
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(not library.built_for("cuda"), reason="built without CUDA"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+if not library.built_for("cuda"):
+    pytest.skip("the operators are built without CUDA", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
 LIMITS = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
