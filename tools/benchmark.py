@@ -5,13 +5,18 @@ import sys
 
 import benchmark_model
 import benchmark_ops
+import benchmark_sampling
 
 
 def main(arguments: list[str]) -> int:
     """Run one subcommand; each lives in a module of its own with add_arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in {"ops": benchmark_ops, "model": benchmark_model}.items():
+    for name, module in {
+        "ops": benchmark_ops,
+        "model": benchmark_model,
+        "sampling": benchmark_sampling,
+    }.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         module.add_arguments(command)
         command.set_defaults(run=module.run)
