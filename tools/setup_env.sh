@@ -11,8 +11,8 @@ if ! "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     exit 1
 fi
 
-wanted="$(cksum requirements.lock setup.py) $("$base_python" --version)"
-sources="$(find csrc setup.py -type f -exec cksum {} + 2>/dev/null | sort | cksum)"
+wanted="$(cat requirements.lock setup.py | cksum) $("$base_python" --version)"
+sources="$(find csrc setup.py -type f ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)"
 stamp=.venv/installed
 if [ ! -f "$stamp" ] || [ "$(head -n 1 "$stamp")" != "$wanted" ]; then
     echo "Installing the locked dependencies into .venv (a few minutes, once)"
