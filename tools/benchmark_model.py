@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ddgan.engine import load_config
 from ddgan.engine.cli import OptionsAction, user_errors
-from ddgan.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from ddgan.engine.optim import build_optim_wrappers
+from ddgan.registry import MODELS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +36,7 @@ def run(options: argparse.Namespace) -> int:
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(options.device)
-    wrappers = dict(cfg.optim_wrapper)
-    constructor = {"type": wrappers.pop("constructor"), "optim_wrapper_cfg": wrappers}
-    optimizers = OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
+    optimizers = build_optim_wrappers(cfg.optim_wrapper, model)
     shape = (options.batch_size, *model.data_shape)
     batch = {"x": torch.randint(0, 256, shape, dtype=torch.uint8, device=options.device)}
     inputs = [_repeated(x, options) for x in model.example_inputs("generator")]

@@ -7,7 +7,8 @@ from ddgan.data import check_batch_size
 from ddgan.engine.distributed import select_device
 from ddgan.engine.loops import check_shapes
 from ddgan.engine.memory import activation_bytes, available_memory
-from ddgan.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from ddgan.engine.optim import build_optim_wrappers
+from ddgan.registry import DATASETS, MODELS
 
 GIB = 2**30
 
@@ -23,9 +24,7 @@ def dry_run(cfg: Config) -> str:
     batch_size = cfg.train_dataloader.batch_size
     check_batch_size(dataset, batch_size)
     check_shapes(dataset, model)
-    wrappers = dict(cfg.optim_wrapper)
-    constructor = {"type": wrappers.pop("constructor"), "optim_wrapper_cfg": wrappers}
-    OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
+    build_optim_wrappers(cfg.optim_wrapper, model)
     first = dataset[0]["x"]
     lines = [
         f"model {type(model).__name__} of samples {tuple(model.data_shape)}, each drawn with "

@@ -1,6 +1,6 @@
 """Optimizer wrappers: one per network, with mixed precision on any device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -114,6 +114,13 @@ class PerNetworkOptimWrapperConstructor:
         return OptimWrapperDict(
             **{name: _build_wrapper(cfg, getattr(model, name)) for name, cfg in self.config.items()}
         )
+
+
+def build_optim_wrappers(config: Mapping, model: nn.Module) -> OptimWrapperDict:
+    """Return the optimizer wrappers of a model that a config's ``optim_wrapper`` describes."""
+    wrappers = dict(config)
+    constructor = {"type": wrappers.pop("constructor"), "optim_wrapper_cfg": wrappers}
+    return OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
 
 
 def _build_wrapper(cfg: dict, network: nn.Module) -> MMOptimWrapper:

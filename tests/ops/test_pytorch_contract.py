@@ -98,11 +98,9 @@ def test_strided_views(any_backend, case: Case) -> None:
     torch.testing.assert_close(case.function(shared, *rest), case.function(shared.clone(), *rest))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes[0]) == 4], ids=str)
 def test_channel_slices_of_channels_last(any_backend, case: Case) -> None:
     x, *rest = (t.detach() for t in case.tensors(torch.float32))
-    if x.ndim != 4:
-        pytest.skip("channels_last is a layout of four dimensions")
     both = torch.cat((x, x), 1).to(memory_format=torch.channels_last)
     torch.testing.assert_close(case.function(both[:, : x.shape[1]], *rest), case.function(x, *rest))
 
