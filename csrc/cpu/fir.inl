@@ -60,45 +60,89 @@ void vertical(A* tmp, const T* const* rows, const A* w, int64_t count, int64_t l
 #define DDGAN_ODD(i) (2 * (i) + 1)
 #define DDGAN_LOW(i) ((i) / 2 + (i) % 2 * L)
 #define DDGAN_HIGH(i) (L / 2 + (i) / 2 + (i) % 2 * L)
+#define DDGAN_BEFORE(i) (L - 1 + (i))
+#define DDGAN_AFTER(i) (1 + (i))
 
-// out[2m], out[2m + 1] from two taps each: the x2 upsampling of a 4-tap filter.
+// The rows of the input that meet one row of the output, and their weights.
 template <class T>
-void horizontal_up2(T* __restrict out, int64_t out_w, const float* __restrict even,
-                    const float* __restrict odd, const float* we, const float* wo) {
-  constexpr int L = kLanes<float>;
-  const float a0 = we[0], a1 = we[1], b0 = wo[0], b1 = wo[1];
-  int64_t m = 0;
-  for (; 2 * (m + L) <= out_w; m += L) {
-    const Vec<float> a = load(even + m) * a0 + load(even + m + 1) * a1;
-    const Vec<float> b = load(odd + m) * b0 + load(odd + m + 1) * b1;
-    store(out + 2 * m, (Vec<float>)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_LOW)));
-    store(out + 2 * m + L, (Vec<float>)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_HIGH)));
-  }
-  for (; 2 * m < out_w; ++m) {
-    narrow(even[m] * a0 + even[m + 1] * a1, out + 2 * m);
-    if (2 * m + 1 < out_w) narrow(odd[m] * b0 + odd[m + 1] * b1, out + 2 * m + 1);
-  }
-}
+struct Taps {
+  const T* row[kMaxTaps];
+  Acc<T> w[kMaxTaps];
+  int64_t count;
+};
 
-// out[m] = sum_k w[k] t[2m + k]: the x2 downsampling of a 4-tap filter. Reads t[0, 2 * out_w + 2).
-template <class T>
-void horizontal_down2(T* __restrict out, int64_t out_w, const float* __restrict t,
-                      const float* w) {
-  constexpr int L = kLanes<float>;
-  const float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
-  int64_t m = 0;
-  for (; m + L <= out_w; m += L) {
-    const float* p = t + 2 * m;
-    const Vec<float> a = load(p), b = load(p + L), c = load(p + 2), d = load(p + 2 + L);
-    store(out + m,
-          (Vec<float>)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_EVEN)) * w0 +
-              (Vec<float>)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_ODD)) * w1 +
-              (Vec<float>)__builtin_shufflevector(c, d, DDGAN_LANES(DDGAN_EVEN)) * w2 +
-              (Vec<float>)__builtin_shufflevector(c, d, DDGAN_LANES(DDGAN_ODD)) * w3);
+// The x2 resamplings by a 4-tap filter of NCHW: a row of the output from K rows of the input, in
+// registers all along, one vector of the input ahead of what is written. Columns beyond the input
+// count as zeros.
+template <int K, class T>
+struct FusedRow {
+  using V = Vec<float>;
+  static constexpr int L = kLanes<float>;
+  const T* row[K > 0 ? K : 1];
+  float w[K > 0 ? K : 1];
+  int64_t in_w;
+
+  FusedRow(const Taps<T>& taps, int64_t in_w) : in_w(in_w) {
+    for (int k = 0; k < K; ++k) {
+      row[k] = taps.row[k];
+      w[k] = taps.w[k];
+    }
   }
-  for (; m < out_w; ++m)
-    narrow(t[2 * m] * w0 + t[2 * m + 1] * w1 + t[2 * m + 2] * w2 + t[2 * m + 3] * w3, out + m);
-}
+  inline __attribute__((always_inline)) V column(int64_t i) const {
+    V v{};
+    if (i + L <= in_w) {
+      for (int k = 0; k < K; ++k) v += load(row[k] + i) * w[k];
+    } else if (i < in_w) {
+      for (int k = 0; k < K; ++k) v += load_part(row[k] + i, in_w - i) * w[k];
+    }
+    return v;
+  }
+  static inline void put(T* out, V v, int64_t left) {
+    if (left >= L) store(out, v);
+    else if (left > 0) store_part(out, v, left);
+  }
+  // The vector at one column before that of `v`, and at one after.
+  static inline V before(V previous, V v) {
+    return (V)__builtin_shufflevector(previous, v, DDGAN_LANES(DDGAN_BEFORE));
+  }
+  static inline V after(V v, V next) {
+    return (V)__builtin_shufflevector(v, next, DDGAN_LANES(DDGAN_AFTER));
+  }
+
+  // out[2m] = w0 t[m - 1] + w2 t[m], out[2m + 1] = w1 t[m] + w3 t[m + 1].
+  void up2(T* __restrict out, int64_t out_w, const float* wx) const {
+    const float w0 = wx[0], w1 = wx[1], w2 = wx[2], w3 = wx[3];
+    V previous{}, v = column(0);
+    for (int64_t m = 0; 2 * m < out_w; m += L) {
+      const V next = column(m + L);
+      const V even = before(previous, v) * w0 + v * w2, odd = v * w1 + after(v, next) * w3;
+      T* o = out + 2 * m;
+      put(o, (V)__builtin_shufflevector(even, odd, DDGAN_LANES(DDGAN_LOW)), out_w - 2 * m);
+      put(o + L, (V)__builtin_shufflevector(even, odd, DDGAN_LANES(DDGAN_HIGH)),
+          out_w - 2 * m - L);
+      previous = v;
+      v = next;
+    }
+  }
+
+  // out[m] = w0 t[2m - 1] + w1 t[2m] + w2 t[2m + 1] + w3 t[2m + 2].
+  void down2(T* __restrict out, int64_t out_w, const float* wx) const {
+    const float w0 = wx[0], w1 = wx[1], w2 = wx[2], w3 = wx[3];
+    V previous{}, a = column(0), b = column(L);
+    V even = (V)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_EVEN));
+    V odd = (V)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_ODD));
+    for (int64_t m = 0; m < out_w; m += L) {
+      a = column(2 * (m + L));
+      b = column(2 * (m + L) + L);
+      const V next = (V)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_EVEN));
+      put(out + m, before(previous, odd) * w0 + even * w1 + odd * w2 + after(even, next) * w3,
+          out_w - m);
+      previous = odd;
+      even = next;
+      odd = (V)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_ODD));
+    }
+  }
+};
 
 // out[0, n) (+)= sum_k w[k] * t[k * step + [0, n)]
 template <bool kAdd, int K, class T, class A>
@@ -131,7 +175,6 @@ struct FirPlan {
   A wx[kMaxTaps], wy[kMaxTaps];
   int64_t lead, trail;
   bool up2, down2;     // the fast paths
-  Reach even, odd;     // of output columns 0 and 1
   Buffer<Reach> rows;  // of every output row: divisions cost more than a short row
 
   explicit FirPlan(const Fir& f) : p(&f), rows(f.out_h) {
@@ -143,11 +186,10 @@ struct FirPlan {
     const int64_t last = floor_div((f.out_w - 1) * f.down_x - f.pad_x + f.taps_x - 1, f.up_x);
     lead = low.first < 0 ? -low.first : 0;
     trail = last >= f.in_w ? last - f.in_w + 1 : 0;
-    const bool four = f.inner == 1 && f.taps_x == 4;
-    up2 = four && f.up_x == 2 && f.down_x == 1;
-    down2 = four && f.up_x == 1 && f.down_x == 2;
-    even = low;
-    odd = reach(1, f.up_x, f.down_x, f.pad_x, f.taps_x);
+    const bool four = f.inner == 1 && f.taps_x == 4 && f.taps_y <= 4 && !f.weights_2d &&
+                      sizeof(A) == sizeof(float);
+    up2 = four && f.up_x == 2 && f.down_x == 1 && f.pad_x == 2;
+    down2 = four && f.up_x == 1 && f.down_x == 2 && f.pad_x == 1;
   }
   int64_t buffer() const { return (lead + p->in_w + trail) * p->inner + 2 * kLanes<A>; }
 };
@@ -181,42 +223,39 @@ void horizontal(const FirPlan<A>& plan, T* out, const A* t, const A* wx) {
   }
 }
 
-template <class T>
-void fast_or_general(const FirPlan<double>& plan, T* out, const double* t) {
-  horizontal<false>(plan, out, t, plan.wx);
-}
-template <class T>
-void fast_or_general(const FirPlan<float>& plan, T* out, const float* t) {
-  const Fir& f = *plan.p;
-  if (plan.up2) {
-    const Reach e = plan.even, o = plan.odd;
-    const float we[2] = {plan.wx[e.start], plan.wx[e.start + 2]};
-    const float wo[2] = {plan.wx[o.start], plan.wx[o.start + 2]};
-    horizontal_up2(out, f.out_w, t + e.first, t + o.first, we, wo);
-  } else if (plan.down2) {
-    horizontal_down2(out, f.out_w, t - f.pad_x, plan.wx);
-  } else {
-    horizontal<false>(plan, out, t, plan.wx);
-  }
-}
-
-// The vertical half of a separable filter for output row `oy`.
 template <class T, class A>
-void separable_row(const FirPlan<A>& plan, const T* plane, int64_t oy, A* t) {
+Taps<T> vertical_taps(const FirPlan<A>& plan, const T* plane, int64_t oy) {
   const Fir& f = *plan.p;
   const Reach r = plan.rows.data[oy];
-  const int64_t length = f.in_w * f.inner;
-  const T* rows[kMaxTaps];
-  A w[kMaxTaps];
   const int64_t begin = r.first < 0 ? -r.first : 0;
   const int64_t end = r.first + r.count > f.in_h ? f.in_h - r.first : r.count;
-  int64_t count = 0;
+  Taps<T> taps;
+  taps.count = 0;
   for (int64_t k = begin; k < end; ++k) {
-    rows[count] = plane + (r.first + k) * length;
-    w[count++] = plan.wy[r.start + k * f.up_y];
+    taps.row[taps.count] = plane + (r.first + k) * f.in_w * f.inner;
+    taps.w[taps.count++] = plan.wy[r.start + k * f.up_y];
   }
-  vertical(t, rows, w, count, length);
+  return taps;
 }
+
+template <int K, class T>
+inline void fused_row(const FirPlan<float>& plan, const Taps<T>& taps, T* out) {
+  const FusedRow<K, T> row(taps, plan.p->in_w);
+  if (plan.up2) row.up2(out, plan.p->out_w, plan.wx);
+  else row.down2(out, plan.p->out_w, plan.wx);
+}
+
+template <class T>
+void fused_row_of(const FirPlan<float>& plan, const Taps<T>& taps, T* out) {
+  switch (taps.count) {
+    case 0: return fused_row<0>(plan, taps, out);
+    case 1: return fused_row<1>(plan, taps, out);
+    case 2: return fused_row<2>(plan, taps, out);
+    case 3: return fused_row<3>(plan, taps, out);
+    default: return fused_row<4>(plan, taps, out);
+  }
+}
+inline void fused_row_of(const FirPlan<double>&, const Taps<double>&, double*) {}  // no fast path
 
 template <class T, class A>
 void full_row(const FirPlan<A>& plan, const T* plane, T* out, int64_t oy, A* t, A* sum) {
@@ -248,24 +287,37 @@ template <class T>
 void fir_rows(const Fir& f, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const FirPlan<A> plan(f);
-  const int64_t row = f.out_w * f.inner, buffer = (plan.buffer() + 15) / 16 * 16;
+  const T* input = static_cast<const T*>(f.x);
+  const int64_t row = f.out_w * f.inner, size = f.in_h * f.in_w * f.inner;
+  int64_t plane = begin / f.out_h, oy = begin % f.out_h;
+  if (plan.up2 || plan.down2) {
+    for (int64_t i = begin; i < end; ++i) {
+      fused_row_of(plan, vertical_taps(plan, input + plane * size, oy),
+                   static_cast<T*>(f.y) + i * row);
+      plane += ++oy == f.out_h;
+      oy = oy == f.out_h ? 0 : oy;
+    }
+    return;
+  }
+  const int64_t buffer = (plan.buffer() + 15) / 16 * 16;
   const int64_t flight = buffer * int64_t(sizeof(A)) <= 4096 && !f.weights_2d ? kFlight : 1;
   const Buffer<A> memory(buffer * flight + row);
   A* t = memory.data + plan.lead * f.inner;
-  int64_t plane = begin / f.out_h, oy = begin % f.out_h;
   for (int64_t i = begin; i < end; i += flight) {
     const int64_t rows = end - i < flight ? end - i : flight;
     T* out = static_cast<T*>(f.y) + i * row;
     for (int64_t k = 0; k < rows; ++k) {
-      const T* x = static_cast<const T*>(f.x) + plane * f.in_h * f.in_w * f.inner;
-      if (f.weights_2d) full_row(plan, x, out, oy, t, memory.data + buffer);
-      else separable_row(plan, x, oy, t + k * buffer);
-      if (++oy == f.out_h) {
-        oy = 0;
-        ++plane;
+      const T* x = input + plane * size;
+      if (f.weights_2d) {
+        full_row(plan, x, out, oy, t, memory.data + buffer);
+      } else {
+        const Taps<T> taps = vertical_taps(plan, x, oy);
+        vertical(t + k * buffer, taps.row, taps.w, taps.count, f.in_w * f.inner);
       }
+      plane += ++oy == f.out_h;
+      oy = oy == f.out_h ? 0 : oy;
     }
     for (int64_t k = 0; k < rows && !f.weights_2d; ++k)
-      fast_or_general(plan, out + k * row, t + k * buffer);
+      horizontal<false>(plan, out + k * row, t + k * buffer, plan.wx);
   }
 }
