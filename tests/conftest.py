@@ -30,6 +30,15 @@ def tool_environment():
 
 
 @pytest.fixture(scope="session")
+def real_data():
+    """The folder of real pictures: MNIST's files in mnist/, 3,391 pictures in fluent-emoji/."""
+    folder = Path(os.environ.get("DDGAN_TEST_DATA", ROOT / ".cache" / "data"))
+    if missing := [n for n in ("mnist", "fluent-emoji") if not (folder / n / ".sha256").is_file()]:
+        pytest.fail(f"{folder} lacks {missing}: run 'bash tools/fetch_data.sh all {folder}'")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def load_tool():
     """Import a tool as a module."""
 

@@ -11,23 +11,26 @@ if ! "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     exit 1
 fi
 
-wanted="$(cat requirements.lock setup.py | cksum) $("$base_python" --version)"
-sources="$(find csrc setup.py -type f ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)"
-stamp=.venv/installed
-if [ ! -f "$stamp" ] || [ "$(head -n 1 "$stamp")" != "$wanted" ]; then
-    echo "Installing the locked dependencies into .venv (a few minutes, once)"
-    rm -rf .venv
-    "$base_python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+# The versions to install: those of the package, or with LOCK=requirements-dev.lock the tests' too.
+lock=${LOCK:-requirements.lock}
+fingerprint() { echo "$(cat "$1" setup.py | cksum) $("$base_python" --version)"; }
+installed() { [ -f .venv/lock ] && grep -qxF "$(fingerprint "$1")" .venv/lock; }
+# What the tests need includes what the package needs.
+if ! installed "$lock" && ! installed requirements-dev.lock; then
+    echo "Installing the versions of $lock into .venv (a few minutes, once)"
+    installed requirements.lock || rm -rf .venv
+    [ -d .venv ] || "$base_python" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock"
     # OpenCV, which mmengine imports, needs a desktop's libraries unless it is the headless build.
     if ! .venv/bin/python -c 'import cv2' 2>/dev/null; then
         opencv=$(sed -n 's/^opencv-python==//p' requirements.lock)
         .venv/bin/python -m pip uninstall --quiet --yes opencv-python
         .venv/bin/python -m pip install --quiet "opencv-python-headless==$opencv"
     fi
-    printf '%s\n' "$wanted" >"$stamp"
+    fingerprint "$lock" >>.venv/lock
 fi
-if [ "$(sed -n 2p "$stamp")" != "$sources" ]; then
+sources="$(find csrc setup.py -type f ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)"
+if [ ! -f .venv/built ] || [ "$(cat .venv/built)" != "$sources" ]; then
     echo "Building the package and its compiled operations"
     # For the GPU of this machine alone: all architectures together take minutes.
     arch=$(.venv/bin/python -c \
@@ -35,6 +38,6 @@ if [ "$(sed -n 2p "$stamp")" != "$sources" ]; then
     [ -z "$arch" ] || export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$arch}"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --no-deps --no-build-isolation --editable .
-    printf '%s\n%s\n' "$wanted" "$sources" >"$stamp"
+    echo "$sources" >.venv/built
 fi
 export PATH="$PWD/.venv/bin:$PATH"
