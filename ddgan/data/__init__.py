@@ -6,9 +6,16 @@ from ddgan.data.gaussians import Gaussians25
 from ddgan.data.idx import read_idx
 from ddgan.data.in_memory import InMemoryImages
 from ddgan.data.lmdb_images import ImageLMDB
+from ddgan.data.memmap import ImageMemmap
 from ddgan.data.pictures import PictureDataset, TooManyUnreadableError
 from ddgan.data.samplers import ResumableSampler, check_batch_size
-from ddgan.data.stacked import StackedDigits, StackedImages, StackedMNIST, load_digit_images
+from ddgan.data.stacked import (
+    StackedDigits,
+    StackedImages,
+    StackedMNIST,
+    load_digit_images,
+    load_mnist_images,
+)
 from ddgan.data.transforms import CentreCrop, Resize
 from ddgan.data.zip_images import ImageZip
 
@@ -18,6 +25,7 @@ __all__ = [
     "Gaussians25",
     "ImageFolder",
     "ImageLMDB",
+    "ImageMemmap",
     "ImageZip",
     "InMemoryImages",
     "PictureDataset",
@@ -29,5 +37,6 @@ __all__ = [
     "TooManyUnreadableError",
     "check_batch_size",
     "load_digit_images",
+    "load_mnist_images",
     "read_idx",
 ]

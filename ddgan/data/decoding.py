@@ -69,3 +69,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     """The uint8 tensor (C, H, W) of a picture of mode RGB or L."""
     values = torch.from_numpy(np.array(image))
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
+
+
+def to_picture(x: Tensor) -> Image.Image:
+    """The picture, of mode RGB or L, of a uint8 tensor (C, H, W) with C = 3 or 1."""
+    values = x[0] if len(x) == 1 else x.permute(1, 2, 0).contiguous()
+    return Image.fromarray(values.numpy())

@@ -1,5 +1,6 @@
 """Pictures in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published."""
 
+import contextlib
 import io
 import math
 import os
@@ -13,6 +14,7 @@ from PIL import Image
 from ddgan.data.decoding import decode_picture
 from ddgan.data.pictures import PictureDataset
 from ddgan.data.transforms import Transform
+from ddgan.data.zip_images import LABELS, parse_labels
 from ddgan.registry import DATASETS
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
@@ -26,10 +28,11 @@ class ImageLMDB(PictureDataset):
     """The pictures of an LMDB: encoded files, or raw uint8 values of square RGB pictures.
 
     The order is that of the keys "0", "1", ... where the keys are these, else the sorted one.
-    ``num_images`` takes only the first ones. Nothing is written beside the data. Raises
-    ImportError without the package lmdb, FileNotFoundError for a missing path, ValueError for a
-    path that is no LMDB or has too few entries. The other arguments and errors are those of
-    PictureDataset.
+    ``num_images`` takes only the first ones. Labels come from a ``dataset.json`` beside data.mdb,
+    in the form that ImageZip reads, with keys for names. Nothing is written beside the data.
+    Raises ImportError without the package lmdb, FileNotFoundError for a missing path, ValueError
+    for a path that is no LMDB, has too few entries or labels of another form. The other arguments
+    and errors are those of PictureDataset.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class ImageLMDB(PictureDataset):
                 transaction.get(str(i).encode()) is not None for i in (0, entries // 2, entries - 1)
             )
             self._keys = None if numbered else _first_keys(transaction, count)
+        self.labels = self._read_labels(count)
         super().__init__(f"lmdb {self.path}", count, pipeline, image_size, channels, max_unreadable)
 
     def picture_name(self, index: int) -> str:
@@ -74,10 +78,32 @@ class ImageLMDB(PictureDataset):
         if value is None:
             raise KeyError(f"no entry {self._key(index)!r}")
         side = math.isqrt(len(value) // 3)
-        if value.startswith(_MAGIC) or 3 * side * side != len(value):
+        if 3 * side * side != len(value):
             return decode_picture(io.BytesIO(value), self.channels)
+        if value.startswith(_MAGIC):
+            # The first pixels of a raw picture can look like the beginning of an encoded one.
+            with contextlib.suppress(Exception):
+                return decode_picture(io.BytesIO(value), self.channels)
         image = Image.fromarray(np.frombuffer(value, dtype=np.uint8).reshape(side, side, 3))
         return image if self.channels == 3 else image.convert("L")
+
+    def label(self, index: int) -> int | None:
+        """The integer that ``dataset.json`` gives for the picture."""
+        return None if self.labels is None else self.labels[index]
+
+    def _read_labels(self, count: int) -> list[int] | None:
+        path = self.path / LABELS
+        if not path.is_file():
+            return None
+        try:
+            return parse_labels(
+                path.read_bytes(), [self._key(i).decode(errors="replace") for i in range(count)]
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"ImageLMDB: {path} does not give an integer label for each key, as {{'labels': "
+                f"[[key, label], ...]}} ({type(error).__name__}: {error}); correct or remove it"
+            ) from error
 
     def _identity(self) -> Iterator[str]:
         file = self.path / "data.mdb" if self.path.is_dir() else self.path
@@ -87,14 +113,24 @@ class ImageLMDB(PictureDataset):
                 yield f"{self._key(index)!r} {len(transaction.get(self._key(index)) or b'')}"
 
 
+def close_lmdb(path: str | Path) -> None:
+    """Close what this process has opened of the LMDB at ``path``, so that it can be moved."""
+    _, environment = _opened.pop(_key_of(Path(path)), (None, None))
+    if environment is not None:
+        environment.close()
+
+
+def _key_of(path: Path) -> str:
+    return str((path / "data.mdb" if path.is_dir() else path).resolve())
+
+
 def _environment(path: Path) -> Any:
     try:
         import lmdb
     except ImportError as error:
         raise ImportError("ImageLMDB needs the package lmdb: run 'pip install lmdb'") from error
 
-    file = path / "data.mdb" if path.is_dir() else path
-    key, process = str(file.resolve()), os.getpid()
+    key, process = _key_of(path), os.getpid()
     opener, environment = _opened.get(key, (None, None))
     if opener == process:
         return environment

@@ -23,18 +23,18 @@ class TooManyUnreadableError(UserError):
     """More pictures of a data set are unreadable than the run may leave out."""
 
 
-class _UnreadableError(ValueError):
+class UnreadableError(ValueError):
     """A picture that cannot be decoded."""
 
 
-class _MisfitError(ValueError):
+class MisfitError(ValueError):
     """A picture that does not have the shape of the data set."""
 
 
 class PictureDataset(Dataset, ABC):
     """Pictures decoded on access, uint8 (C, H, W), all of one shape.
 
-    A subclass defines ``picture_name``, ``_decode``, ``_identity``, and ``_label`` where it has
+    A subclass defines ``picture_name``, ``_decode``, ``_identity``, and ``label`` where it has
     labels. A picture that cannot be decoded, or has another shape after the pipeline, is logged
     once with its name and replaced by the next good one; more than ``max_unreadable`` different
     ones raise TooManyUnreadableError. The count is common to the worker processes of a data
@@ -69,7 +69,8 @@ class PictureDataset(Dataset, ABC):
     def _decode(self, index: int) -> Image.Image:
         """Read and decode one picture; any exception means that it is unreadable."""
 
-    def _label(self, index: int) -> int | None:
+    def label(self, index: int) -> int | None:
+        """The label of the picture, None where it has none."""
         return None
 
     @abstractmethod
@@ -99,33 +100,37 @@ class PictureDataset(Dataset, ABC):
             x = self._load_or_report(candidate)
             if x is not None:
                 item = {"x": x, "index": candidate}
-                label = self._label(candidate)
+                label = self.label(candidate)
                 return item if label is None else {**item, "label": label}
         raise self._too_many()
 
     def _load_or_report(self, index: int) -> Tensor | None:
         try:
-            return self._load(index)
-        except (_UnreadableError, _MisfitError) as error:
+            return self.picture(index)
+        except (UnreadableError, MisfitError) as error:
             self._report(index, error)
             return None
 
-    def _load(self, index: int) -> Tensor:
+    def picture(self, index: int) -> Tensor:
+        """The picture itself, uint8 (C, H, W), with no other in its place.
+
+        Raises UnreadableError or MisfitError, both ValueErrors, where it cannot be used.
+        """
         try:
             image = self._decode(index)
         # Decoders raise nearly anything on damaged data.
         except Exception as error:
-            raise _UnreadableError(f"{type(error).__name__}: {error}") from error
+            raise UnreadableError(f"{type(error).__name__}: {error}") from error
         try:
             for transform in self.pipeline:
                 image = transform(image)
         except ValueError as error:
-            raise _MisfitError(str(error)) from error
+            raise MisfitError(str(error)) from error
         x = to_tensor(image)
         if self.image_shape is None:
             self.image_shape = tuple(x.shape)
         if tuple(x.shape) != self.image_shape:
-            raise _MisfitError(
+            raise MisfitError(
                 f"it is {image.width}x{image.height} (width x height) after the pipeline, "
                 f"expected {self.image_shape[2]}x{self.image_shape[1]}; bring all pictures to one "
                 "size with pipeline=[dict(type='CentreCrop'), dict(type='Resize', size=...)]"
@@ -142,10 +147,10 @@ class PictureDataset(Dataset, ABC):
 
     def _check_fit(self, index: int) -> None:
         try:
-            self._load(index)
-        except _UnreadableError as error:
+            self.picture(index)
+        except UnreadableError as error:
             self._report(index, error)
-        except _MisfitError as error:
+        except MisfitError as error:
             raise ValueError(f"{self.picture_name(index)}: {error}") from error
 
     def _report(self, index: int, error: Exception) -> None:

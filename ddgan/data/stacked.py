@@ -1,6 +1,7 @@
 """Three grey digits stacked as the channels of one picture: 1000 modes, known by their label."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,31 @@ def load_digit_images(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], labels[chosen]
 
 
+def load_mnist_images(root: str | Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """MNIST, or a set in its form: pictures uint8 (N, 28, 28) and labels (N,) int64 in 0..9.
+
+    ``root`` holds the four published IDX files, plain or ``.gz``; torchvision's ``MNIST/raw``
+    below it is found as well. ``split`` is ``"train"`` or ``"test"``. Raises FileNotFoundError
+    for a missing file, ValueError for a damaged one.
+    """
+    prefixes = {"train": "train", "test": "t10k"}
+    if split not in prefixes:
+        raise ValueError(f"MNIST: split is {split!r}, expected 'train' or 'test'")
+    images = read_idx(_find_idx(Path(root), f"{prefixes[split]}-images", 3), ndim=3)
+    labels = read_idx(_find_idx(Path(root), f"{prefixes[split]}-labels", 1), ndim=1)
+    if not len(images) or len(images) != len(labels) or labels.max() > 9:
+        raise ValueError(
+            f"MNIST: {root} has {len(images)} pictures and {len(labels)} labels for {split!r}, "
+            "expected one label of 0..9 for each of at least one picture"
+        )
+    return images, labels.astype(np.int64)
+
+
+def has_mnist_files(root: str | Path) -> bool:
+    """Whether the files that ``load_mnist_images`` reads are below ``root``."""
+    return any(_idx_candidates(Path(root), "train-images", 3))
+
+
 @DATASETS.register_module()
 class StackedDigits(StackedImages):
     """StackedMNIST in small: three of scikit-learn's real 8x8 digits as red, green and blue."""
@@ -85,9 +111,8 @@ class StackedDigits(StackedImages):
 class StackedMNIST(StackedImages):
     """Three digits of MNIST (or of a set in its form) stacked, zero-padded from 28 to 32 pixels.
 
-    ``root`` holds the four published IDX files, plain or ``.gz``; torchvision's ``MNIST/raw``
-    below it is found as well. 120,000 samples as in the published DDGAN release, but seeded.
-    Raises FileNotFoundError for a missing file, ValueError for a damaged one.
+    ``root``, ``split`` and the errors are those of ``load_mnist_images``. 120,000 samples as in
+    the published DDGAN release, but seeded.
     """
 
     def __init__(
@@ -98,33 +123,29 @@ class StackedMNIST(StackedImages):
         num_samples: int = 120_000,
         image_size: int = 32,
     ) -> None:
-        prefixes = {"train": "train", "test": "t10k"}
-        if split not in prefixes:
-            raise ValueError(f"StackedMNIST: split is {split!r}, expected 'train' or 'test'")
-        images = read_idx(_find_idx(Path(root), f"{prefixes[split]}-images", 3), ndim=3)
-        labels = read_idx(_find_idx(Path(root), f"{prefixes[split]}-labels", 1), ndim=1)
-        if not len(images) or len(images) != len(labels) or labels.max() > 9:
-            raise ValueError(
-                f"StackedMNIST: {root} has {len(images)} pictures and {len(labels)} labels for "
-                f"{split!r}, expected one label of 0..9 for each of at least one picture"
-            )
-        images = _zero_pad(images, image_size)
+        images, labels = load_mnist_images(root, split)
+        images = zero_pad(images, image_size)
         super().__init__(f"stackedmnist-{split}", images, labels, seed, num_samples)
 
 
-def _find_idx(root: Path, stem: str, ndim: int) -> Path:
+def _idx_candidates(root: Path, stem: str, ndim: int) -> Iterator[Path]:
     folders = (root, root / "raw", root / "MNIST" / "raw")
     names = [f"{stem}{joint}idx{ndim}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
-    for path in (folder / name for folder in folders for name in names):
-        if path.is_file():
-            return path
+    return (path for path in (f / name for f in folders for name in names) if path.is_file())
+
+
+def _find_idx(root: Path, stem: str, ndim: int) -> Path:
+    for path in _idx_candidates(root, stem, ndim):
+        return path
     raise FileNotFoundError(
-        f"StackedMNIST: no {names[0]} (or .gz) in {root}. Get MNIST's four files, for example "
-        "with torchvision.datasets.MNIST(root, download=True), and set root to their folder"
+        f"MNIST: no {stem}-idx{ndim}-ubyte (or .gz) in {root}. Get MNIST's four files, for example "
+        "with 'bash tools/fetch_data.sh mnist' or torchvision.datasets.MNIST(root, download=True), "
+        "and set root to their folder"
     )
 
 
-def _zero_pad(images: np.ndarray, size: int) -> np.ndarray:
+def zero_pad(images: np.ndarray, size: int) -> np.ndarray:
+    """Grey pictures (N, H, W) with zeros around them, (N, size, size); ValueError if too large."""
     height, width = images.shape[1:]
     if size < max(height, width):
         raise ValueError(

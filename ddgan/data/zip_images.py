@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
@@ -23,8 +23,9 @@ class ImageZip(PictureDataset):
 
     Labels come from ``dataset.json`` in the zip, ``{"labels": [[name, integer], ...]}`` as
     StyleGAN's tools write it, unless ``use_labels`` is off. Raises FileNotFoundError for a missing
-    file, ValueError for one that is no zip, has no pictures or has labels of another form. The
-    other arguments and errors are those of PictureDataset.
+    file, ValueError for one that is no zip, has no pictures, has labels of another form, or names
+    that lead out of the folder that it would be unpacked to. The other arguments and errors are
+    those of PictureDataset.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class ImageZip(PictureDataset):
             )
         self._handle = None
         self._handle_pid = None
+        for entry in self._zip().infolist():
+            _check_name(entry.filename, self.path)
         entries = [(e.filename, e.file_size) for e in self._zip().infolist() if _is_picture(e)]
         if not entries:
             raise ValueError(
@@ -86,7 +89,8 @@ class ImageZip(PictureDataset):
     def _decode(self, index: int) -> Image.Image:
         return decode_picture(io.BytesIO(self._read(self.names[index])), self.channels)
 
-    def _label(self, index: int) -> int | None:
+    def label(self, index: int) -> int | None:
+        """The integer that ``dataset.json`` gives for the picture."""
         return None if self.labels is None else self.labels[index]
 
     def _identity(self) -> Iterator[str]:
@@ -98,20 +102,38 @@ class ImageZip(PictureDataset):
         if LABELS not in self._zip().namelist():
             return None
         try:
-            listed = json.loads(self._read(LABELS))["labels"]
-            if listed is None:
-                return None
-            by_name = dict(listed)
-            labels = [by_name[name] for name in self.names]
-            if any(type(label) is not int for label in labels):
-                raise TypeError("a label is not an integer")
+            return parse_labels(self._read(LABELS), self.names)
         except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"ImageZip: {LABELS} in {self.path} does not give an integer label for each "
                 f"picture, as {{'labels': [[name, label], ...]}} ({type(error).__name__}: "
                 f"{error}); correct it, or set use_labels=False"
             ) from error
-        return labels
+
+
+def parse_labels(text: str | bytes, names: Sequence[str]) -> list[int] | None:
+    """The labels of the pictures ``names`` in a ``dataset.json``; None where it has none.
+
+    Raises ValueError, TypeError or KeyError where it has another form or leaves a picture out.
+    """
+    listed = json.loads(text)["labels"]
+    if listed is None:
+        return None
+    by_name = dict(listed)
+    labels = [by_name[name] for name in names]
+    if any(type(label) is not int for label in labels):
+        raise TypeError("a label is not an integer")
+    return labels
+
+
+def _check_name(name: str, path: Path) -> None:
+    # Nothing is ever unpacked to disk here, but such a file was made to do harm.
+    windows, posix = PureWindowsPath(name), PurePosixPath(name)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise ValueError(
+            f"ImageZip: {path} has an entry {name!r}, which leads out of the zip's folder; do not "
+            "unpack it before you know where it is from"
+        )
 
 
 def _is_picture(entry: zipfile.ZipInfo) -> bool:

@@ -352,3 +352,34 @@ def test_lmdb_bad_input(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ImportError, match="pip install lmdb"):
         ImageLMDB(tmp_path)
+
+
+@pytest.mark.parametrize("start", [b"BM", b"RIFF", b"\xff\xd8\xff", b"II*\0"])
+def test_lmdb_raw_pictures_may_begin_like_encoded_ones(tmp_path, start):
+    raw = start + values_of(0).tobytes()[len(start) :]
+    make_lmdb(tmp_path / "raw.lmdb", {"0": values_of(1).tobytes(), "1": raw})
+    data = ImageLMDB(tmp_path / "raw.lmdb")
+    assert data[1]["x"].permute(1, 2, 0).numpy().tobytes() == raw
+    # And an encoded picture may have the length of a raw one.
+    content = encoded(values_of(3), "BMP")
+    side = next(s for s in range(100) if 3 * s * s >= len(content))
+    make_lmdb(tmp_path / "bmp.lmdb", {"0": content + bytes(3 * side * side - len(content))})
+    assert ImageLMDB(tmp_path / "bmp.lmdb").image_shape == (3, SIZE, SIZE)
+
+
+def test_lmdb_labels(tmp_path):
+    make_lmdb(tmp_path / "a.lmdb", {str(i): values_of(i).tobytes() for i in range(3)})
+    assert "label" not in ImageLMDB(tmp_path / "a.lmdb")[0]
+    path = tmp_path / "a.lmdb" / "dataset.json"
+    path.write_text(json.dumps({"labels": [["2", 4], ["0", 6], ["1", 5]]}))
+    assert [ImageLMDB(tmp_path / "a.lmdb")[i]["label"] for i in range(3)] == [6, 5, 4]
+    path.write_text(json.dumps({"labels": [["2", 4]]}))
+    with pytest.raises(ValueError, match="does not give an integer label for each key"):
+        ImageLMDB(tmp_path / "a.lmdb")
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png", "C:/a.png", "..\\a.png"])
+def test_zip_that_leads_elsewhere_is_refused(tmp_path, name):
+    make_zip(tmp_path / "a.zip", {"0.png": encoded(values_of(0)), name: encoded(values_of(1))})
+    with pytest.raises(ValueError, match="leads out of the zip's folder"):
+        ImageZip(tmp_path / "a.zip")

@@ -1,0 +1,409 @@
+"""prepare_data.py: every source and form, broken pictures, interruptions, what it refuses."""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import struct
+import zipfile
+import zlib
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddgan.data import ImageLMDB, ImageMemmap, ImageZip, StackedMNIST, cifar10, prepare
+from ddgan.data.prepare_sources import open_source
+
+READERS = {"zip": ImageZip, "lmdb": ImageLMDB, "npy": ImageMemmap}
+RNG = np.random.default_rng
+
+
+def values_of(i, height=8, width=8):
+    return RNG(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+def make_folder(path, count):
+    for i in range(count):
+        file = path / f"{i % 3}" / f"{i:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(values_of(i)))
+    order = sorted(range(count), key=lambda i: (i % 3, i))
+    return [values_of(i) for i in order], None
+
+
+def make_zip(path, count):
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(count):
+            file.writestr(f"{i:04d}.png", png(values_of(i)))
+        labels = [[f"{i:04d}.png", 7 * i] for i in range(count)]
+        file.writestr("dataset.json", json.dumps({"labels": labels}))
+    return [values_of(i) for i in range(count)], [7 * i for i in range(count)]
+
+
+def make_lmdb(path, values):
+    with (
+        lmdb.open(str(path), map_size=1 << 24) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        for i, value in enumerate(values):
+            transaction.put(str(i).encode(), value)
+
+
+def make_raw_lmdb(path, count):
+    make_lmdb(path, [values_of(i).tobytes() for i in range(count)])
+    return [values_of(i) for i in range(count)], None
+
+
+def make_encoded_lmdb(path, count):
+    make_lmdb(path, [png(values_of(i)) for i in range(count)])
+    return [values_of(i) for i in range(count)], None
+
+
+def make_cifar(path, count):
+    folder = path / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    pictures, labels = [], []
+    for name in sorted(cifar10.MD5):
+        planes = RNG(len(name)).integers(0, 256, (4, 3072), dtype=np.uint8)
+        digits = [1, 2, 3, 9]
+        batch = {b"data": planes, b"labels": digits}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        if name.startswith("data"):
+            pictures += [*planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)]
+            labels += digits
+    return pictures[:count], labels[:count]
+
+
+def make_mnist(path, count):
+    path.mkdir()
+    digits = RNG(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = [i % 10 for i in range(count)]
+    header = bytes((0, 0, 8, 3)) + struct.pack(">3I", *digits.shape)
+    (path / "train-images-idx3-ubyte").write_bytes(header + digits.tobytes())
+    header = bytes((0, 0, 8, 1)) + struct.pack(">I", count)
+    (path / "train-labels-idx1-ubyte").write_bytes(header + bytes(labels))
+    return [np.stack([d] * 3, axis=-1) for d in digits], labels
+
+
+LOAD = cifar10._load_batch
+
+
+@pytest.fixture(autouse=True)
+def no_published_digests(monkeypatch):
+    monkeypatch.setattr(cifar10, "_load_batch", lambda path, verify: LOAD(path, False))
+
+
+def tree(path):
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {
+        p: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).digest())
+        for p in files
+        if p.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "ending"),
+    [
+        (make_folder, "zip"),
+        (make_folder, "lmdb"),
+        (make_folder, "npy"),
+        (make_zip, "zip"),
+        (make_zip, "lmdb"),
+        (make_zip, "npy"),
+        (make_raw_lmdb, "zip"),
+        (make_encoded_lmdb, "lmdb"),
+        (make_cifar, "lmdb"),
+        (make_mnist, "zip"),
+    ],
+)
+def test_contents_and_labels_are_kept(tmp_path, call_tool, make, ending):
+    pictures, labels = make(tmp_path / "source.d", 15)
+    before = tree(tmp_path / "source.d")
+    made = tmp_path / "made" / f"pictures.{ending}"
+    status, output = call_tool("prepare_data", tmp_path / "source.d", made, "--workers", 0)
+    assert status == 0, output
+    data = READERS[ending](made)
+    assert len(data) == (15 if make is not make_cifar else 20)
+    for i, picture in enumerate(pictures):
+        item = data[i]
+        np.testing.assert_array_equal(item["x"].permute(1, 2, 0).numpy(), picture)
+        assert item.get("label") == (labels[i] if labels else None)
+    assert tree(tmp_path / "source.d") == before
+    expected = {made.name, f"{made.name}.json"}
+    if ending == "npy" and labels:
+        expected.add("pictures.labels.npy")
+    assert {p.name for p in made.parent.iterdir()} == expected
+
+
+def test_prepared_again_from_any_form_is_the_same(tmp_path, call_tool):
+    make_zip(tmp_path / "a.zip", 140)
+    digests = set()
+    for source, made in (("a.zip", "b.npy"), ("b.npy", "c.lmdb"), ("c.lmdb", "d.zip")):
+        call_tool("prepare_data", tmp_path / source, tmp_path / made, "--workers", 1)
+        digests.add(json.loads((tmp_path / f"{made}.json").read_text())["sha256"])
+    assert len(digests) == 1
+    assert ImageZip(tmp_path / "d.zip").labels == [7 * i for i in range(140)]
+    # The same bytes whenever it is made.
+    call_tool("prepare_data", tmp_path / "c.lmdb", tmp_path / "e.zip", "--workers", 0)
+    assert (tmp_path / "e.zip").read_bytes() == (tmp_path / "d.zip").read_bytes()
+
+
+def test_crop_resize_and_transparency(tmp_path, call_tool):
+    (tmp_path / "in").mkdir()
+    values = RNG(0).integers(0, 256, (20, 31, 4), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "in" / "a.png")
+    assert call_tool("prepare_data", tmp_path / "in", tmp_path / "a.npy", "--size", 5)[0] == 0
+    alpha = values[..., 3:] / 255.0
+    over_white = np.rint(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    square = Image.fromarray(over_white[:, 5:25])
+    expected = np.asarray(square.resize((5, 5), Image.Resampling.LANCZOS)).astype(int)
+    found = ImageMemmap(tmp_path / "a.npy")[0]["x"].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(found - expected).max() <= 1
+    # Of the whole picture every pixel counts: shrinking averages.
+    tool = ("prepare_data", tmp_path / "in", tmp_path / "b.npy", "--size", 1)
+    assert call_tool(*tool, "--resample", "box")[0] == 0
+    found = ImageMemmap(tmp_path / "b.npy")[0]["x"].flatten().numpy()
+    np.testing.assert_allclose(found, over_white[:, 5:25].mean((0, 1)), atol=1)
+    call_tool("prepare_data", tmp_path / "in", tmp_path / "c.npy", "--size", 10, "--crop", "none")
+    assert ImageMemmap(tmp_path / "c.npy").image_shape == (3, 10, 16)
+    call_tool("prepare_data", tmp_path / "in", tmp_path / "d.zip", "--channels", 1)
+    assert ImageZip(tmp_path / "d.zip", channels=1).image_shape == (1, 20, 20)
+
+
+def test_stacked_digits(tmp_path, call_tool):
+    make_mnist(tmp_path / "mnist", 30)
+    call_tool("prepare_data", tmp_path / "mnist", tmp_path / "s.npy", "--stacked", 40)
+    data, expected = ImageMemmap(tmp_path / "s.npy"), StackedMNIST(tmp_path / "mnist")
+    assert len(data) == 40
+    for i in range(40):
+        assert (data[i]["x"] == expected[i]["x"]).all()
+        assert data[i]["label"] == expected[i]["label"]
+
+
+def bomb():
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9_000, 9_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+
+
+def test_broken_pictures_are_named_and_left_out(tmp_path, call_tool):
+    make_folder(tmp_path / "in", 20)
+    (tmp_path / "in" / "0" / "0003.png").write_bytes(b"")
+    (tmp_path / "in" / "2" / "0005.png").write_bytes(png(values_of(5))[:-50])
+    (tmp_path / "in" / "2" / "bomb.png").write_bytes(bomb())
+    made = tmp_path / "made.zip"
+    status, output = call_tool("prepare_data", tmp_path / "in", made, "--workers", 2)
+    assert status == 0
+    assert "takes its place" not in output
+    assert "left out, unreadable: 3" in output
+    for name in ("0/0003.png", "2/0005.png", "2/bomb.png"):
+        assert name in output
+    assert "9000x9000 is over the limit" in output
+    assert len(ImageZip(made)) == 18
+    assert "in 0/" not in output
+    skipped = json.loads((tmp_path / "made.zip.json").read_text())["skipped"]
+    assert [os.path.basename(name) for name, _ in skipped] == ["0003.png", "0005.png", "bomb.png"]
+    # A second call finds it done, and says the same.
+    again = call_tool("prepare_data", tmp_path / "in", made)[1]
+    assert "21 were there from before" in again.replace("21 pictures", "")
+    assert "left out, unreadable: 3" in again
+
+
+def prepare_and_die(source, made, form, workers, moment, after):
+    """Prepare, and kill this process when ``after`` pictures of a stage are done."""
+
+    @contextlib.contextmanager
+    def progress(label, total):
+        done = itertools.count(1)
+
+        def advance(count):
+            for _ in range(count):
+                if next(done) == after and label == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        yield advance
+
+    prepare.prepare(open_source(source), made, form, progress, workers)
+
+
+@pytest.mark.parametrize(
+    ("form", "ending", "workers", "moment", "after"),
+    [
+        ("zip", "zip", 0, "preparing", 6),
+        ("memmap", "npy", 1, "preparing", 6),
+        ("lmdb", "lmdb", 0, "writing", 5),
+        ("zip", "zip", 0, "verifying", 4),
+    ],
+)
+def test_killed_and_started_again(tmp_path, monkeypatch, form, ending, workers, moment, after):
+    pictures, labels = make_zip(tmp_path / "a.zip", 11)
+    made = tmp_path / f"made.{ending}"
+    monkeypatch.setattr(prepare, "SHARD", 3)
+    arguments = (tmp_path / "a.zip", made, form, workers, moment, after)
+    process = multiprocessing.get_context("fork").Process(target=prepare_and_die, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not made.exists()
+    decoded = []
+    source = open_source(tmp_path / "a.zip")
+    picture = source.picture
+    source.picture = lambda i: decoded.append(i) or picture(i)
+    result = prepare.prepare(source, made, form, bars)
+    assert result.resumed >= 6
+    assert decoded == list(range(result.resumed, 11))
+    data = READERS[ending](made)
+    for i in range(11):
+        np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), pictures[i])
+        assert data[i]["label"] == labels[i]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def half_made(tmp_path, monkeypatch):
+    """A stage whose shards are done, but nothing put together."""
+    make_raw_lmdb(tmp_path / "a.lmdb", 7)
+    monkeypatch.setattr(prepare, "SHARD", 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(prepare, "_finish", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.prepare(open_source(tmp_path / "a.lmdb"), tmp_path / "b.npy", "memmap", bars)
+    return tmp_path / "b.npy.partial"
+
+
+def bars(label, total):
+    return contextlib.nullcontext(lambda count: None)
+
+
+def test_damaged_parts_are_found_and_made_anew(tmp_path, call_tool, monkeypatch):
+    stage = half_made(tmp_path, monkeypatch)
+    part = stage / "000001.bin"
+    part.write_bytes(part.read_bytes()[:-1] + bytes([part.read_bytes()[-1] ^ 1]))
+    tool = ("prepare_data", tmp_path / "a.lmdb", tmp_path / "b.npy", "--workers", 0)
+    arguments = ("--crop", "none")
+    status, output = call_tool(*tool, *arguments)
+    assert status == 1
+    assert "picture 5 of memmap" in output
+    assert "differs from what was decoded" in output
+    assert not (tmp_path / "b.npy").exists()
+    status, output = call_tool(*tool, *arguments)
+    assert (status, "were there from before" in output) == (0, False)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy")[5].transpose(1, 2, 0), values_of(5))
+
+
+def test_parts_that_are_cut_short_are_made_anew(tmp_path, call_tool, monkeypatch):
+    stage = half_made(tmp_path, monkeypatch)
+    for name in ("000000.bin", "000001.bin"):
+        (stage / name).write_bytes((stage / name).read_bytes()[:-1])
+    (tmp_path / "b.labels.npy").write_bytes(b"of an older file")
+    tool = ("prepare_data", tmp_path / "a.lmdb", tmp_path / "b.npy", "--workers", 0)
+    assert call_tool(*tool, "--crop", "none")[0] == 0
+    assert len(ImageMemmap(tmp_path / "b.npy")) == 7
+    assert "label" not in ImageMemmap(tmp_path / "b.npy")[0]
+
+
+def test_other_options_start_over(tmp_path, call_tool, monkeypatch):
+    half_made(tmp_path, monkeypatch)
+    tool = ("prepare_data", tmp_path / "a.lmdb", tmp_path / "b.npy", "--workers", 0)
+    status, output = call_tool(*tool, "--size", 4)
+    assert (status, "were there from before" in output) == (0, False)
+    assert ImageMemmap(tmp_path / "b.npy").image_shape == (3, 4, 4)
+    status, output = call_tool(*tool, "--size", 6)
+    assert status == 1
+    assert "is there already, and was not made from this source with these options" in output
+
+
+def hold(path, held, done):
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        held.set()
+        done.wait(60)
+
+
+def test_only_one_process_at_a_time(tmp_path, call_tool, monkeypatch):
+    stage = half_made(tmp_path, monkeypatch)
+    context = multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(stage / "lock", held, done))
+    process.start()
+    try:
+        assert held.wait(60)
+        status, output = call_tool("prepare_data", tmp_path / "a.lmdb", tmp_path / "b.npy")
+        assert status == 1
+        assert "another process is at work" in output
+    finally:
+        done.set()
+        process.join()
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.png", "/etc/out.png", "a/../../out.png", "C:\\a\\out.png"]
+)
+def test_zip_that_leads_elsewhere_is_refused(tmp_path, call_tool, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("0.png", png(values_of(0)))
+        file.writestr(name, png(values_of(1)))
+    status, output = call_tool("prepare_data", tmp_path / "a.zip", tmp_path / "b.zip")
+    assert status == 1
+    assert "which leads out of the zip's folder" in output
+    assert not list(tmp_path.parent.glob("out.png"))
+
+
+def test_zip_bomb_is_named_and_not_unpacked(tmp_path, call_tool, monkeypatch):
+    monkeypatch.setattr("ddgan.data.zip_images.MAX_FILE_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("0.png", png(values_of(0)))
+        file.writestr("1.png", b"\0" * 1_000_000)
+    output = call_tool("prepare_data", tmp_path / "a.zip", tmp_path / "b.zip", "--workers", 0)[1]
+    assert "1.png" in output
+    assert "unpacks to 1000000 bytes, over the limit" in output
+
+
+def test_what_cannot_be(tmp_path, call_tool):
+    make_folder(tmp_path / "in", 2)
+    (tmp_path / "in" / "0" / "0000.png").write_bytes(png(values_of(0, 6, 6)))
+
+    def fails(message, source, made, *options):
+        status, output = call_tool("prepare_data", tmp_path / source, tmp_path / made, *options)
+        assert status in (1, 2)
+        assert message in output
+        assert "Traceback" not in output
+
+    fails("have different sizes", "in", "a.zip")
+    fails("--size N", "in", "a.zip")
+    fails("expected a name that ends in .zip .lmdb .npy", "in", "a.tar", "--size", 4)
+    fails("expected a name that ends in .npy, for", "in", "a.zip", "--format", "memmap")
+    fails("does not exist", "none", "a.zip")
+    fails("which is only read; move DST out", "in", "in/a.zip", "--size", 4)
+    fails("has no MNIST", "in", "a.zip", "--stacked", 3)
+    fails("--size is 0", "in", "a.zip", "--size", 0)
+    (tmp_path / "notes.txt").write_text("x")
+    fails("neither a folder nor a zip", "notes.txt", "a.zip")
+    (tmp_path / "empty").mkdir()
+    fails("there are no pictures in", "empty", "a.zip")
+    (tmp_path / "empty" / "a.png").write_bytes(b"x")
+    fails("none of the 1 pictures of", "empty", "a.zip", "--size", 4)
+
+
+def test_limit(tmp_path, call_tool):
+    make_zip(tmp_path / "a.zip", 9)
+    call_tool("prepare_data", tmp_path / "a.zip", tmp_path / "b.zip", "--limit", 4)
+    assert ImageZip(tmp_path / "b.zip").labels == [0, 7, 14, 21]

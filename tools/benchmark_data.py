@@ -1,0 +1,169 @@
+"""Loading: images/s of each stored form of the same pictures, and how long a train step waits.
+
+The pictures are prepared in each form in a temporary folder and drawn in training's random order.
+Waiting is measured beside train steps of ``--config``, or beside a device that is busy for
+``--step-ms`` and leaves the processor alone, as a GPU does.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_ops import device_name
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from ddgan.data import ImageFolder, ImageLMDB, ImageMemmap, ImageZip, ResumableSampler
+from ddgan.data.decoding import to_picture
+from ddgan.data.prepare import prepare
+from ddgan.data.prepare_sources import open_source
+from ddgan.engine import load_config
+from ddgan.engine.cli import OptionsAction, user_errors
+from ddgan.engine.optim import build_optim_wrappers
+from ddgan.registry import MODELS
+
+ENDINGS = {"zip": ("zip", ImageZip), "lmdb": ("lmdb", ImageLMDB), "memmap": ("npy", ImageMemmap)}
+FORMS = ("folder", *ENDINGS)
+WARM_UP = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's options."""
+    parser.add_argument("--source", help="pictures to use, as of prepare_data.py; default: made up")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--num", type=int, default=1_000, help="how many pictures")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--formats", nargs="+", choices=FORMS, default=FORMS)
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--step-ms", type=float, default=50.0, help="a step without --config")
+    parser.add_argument("--config", help="measure beside train steps of this config")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    with user_errors(), tempfile.TemporaryDirectory() as folder:
+        step, what = train_step(options)
+        stores = prepare_all(Path(folder), options)
+        name = device_name(options.device)
+        print(
+            f"{name}, PyTorch {torch.__version__}, {len(stores['folder'])} pictures of "
+            f"{options.size} pixels, batches of {options.batch_size}; waiting beside {what}"
+        )
+        print(f"{'form':8} {'workers':>7} {'images/s':>10} {'ms/batch':>9} {'waiting':>8}")
+        rows = []
+        for form in options.formats:
+            for workers in options.workers:
+                row = measure_form(stores[form], workers, step, options)
+                rows.append({"form": form, "workers": workers, **row})
+                print(
+                    f"{form:8} {workers:7} {row['images_per_second']:10.0f} "
+                    f"{1e3 * options.batch_size / row['images_per_second']:9.2f} "
+                    f"{row['waiting']:8.1%}",
+                    flush=True,
+                )
+    if options.json:
+        record = {"device": name, "torch": torch.__version__, "size": options.size, "step": what}
+        record |= {"batch_size": options.batch_size, "rows": rows}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def prepare_all(folder: Path, options: argparse.Namespace) -> dict[str, Dataset]:
+    """Return a data set of the same pictures in each form."""
+    root = folder / "folder"
+    root.mkdir()
+    if options.source:
+        pipeline = [{"type": "CentreCrop"}, {"type": "Resize", "size": options.size}]
+        source = open_source(options.source, pipeline, options.size)
+        pictures = (to_picture(source[i]["x"]) for i in range(min(options.num, len(source))))
+    else:
+        pictures = (made_up(i, options.size) for i in range(options.num))
+    for i, picture in enumerate(pictures):
+        picture.save(root / f"{i:06d}.png")
+    stores: dict[str, Dataset] = {"folder": ImageFolder(root, image_size=options.size)}
+    for form, (ending, dataset) in ENDINGS.items():
+        if form in options.formats:
+            prepare(open_source(root), folder / f"a.{ending}", form, silent)
+            stores[form] = dataset(folder / f"a.{ending}", image_size=options.size)
+    return stores
+
+
+def silent(label: str, total: int) -> nullcontext:
+    """Show no progress."""
+    return nullcontext(lambda count: None)
+
+
+def made_up(seed: int, size: int) -> Image.Image:
+    """Return a picture that compresses about as well as a photograph: noise over soft colours."""
+    rng = np.random.default_rng(seed)
+    soft = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    values = np.asarray(soft.resize((size, size), Image.Resampling.BICUBIC), dtype=np.int64)
+    noisy = values + rng.integers(-6, 7, values.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def train_step(options: argparse.Namespace) -> tuple[Callable[[dict], Any], str]:
+    """Return what a train step does with a batch, and its description."""
+    if options.config is None:
+        return (
+            lambda batch: time.sleep(options.step_ms / 1e3),
+            f"a device that is busy for {options.step_ms:g} ms",
+        )
+    cfg = load_config(options.config, options.cfg_options)
+    model = MODELS.build(cfg.model).to(options.device).train()
+    optimizers = build_optim_wrappers(cfg.optim_wrapper, model)
+
+    def step(batch: dict) -> None:
+        model.train_step(batch, optimizers)
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+
+    return step, f"train steps of {Path(options.config).stem}"
+
+
+def measure_form(
+    dataset: Dataset, workers: int, step: Callable[[dict], Any], options: argparse.Namespace
+) -> dict[str, float]:
+    """Return the images/s of a loader alone, and the share of time that train steps wait for it."""
+    batches = endless(dataset, workers, options)
+    for _ in range(WARM_UP):
+        next(batches)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < options.seconds:
+        count += len(next(batches)["x"])
+    speed = count / (time.perf_counter() - start)
+    waited = busy = 0.0
+    step(next(batches))  # allocates
+    while waited + busy < options.seconds:
+        asked = time.perf_counter()
+        batch = next(batches)
+        got = time.perf_counter()
+        step(batch)
+        waited += got - asked
+        busy += time.perf_counter() - got
+    return {"images_per_second": speed, "waiting": waited / (waited + busy)}
+
+
+def endless(dataset: Dataset, workers: int, options: argparse.Namespace) -> Iterator[dict]:
+    """Yield batches as training does."""
+    return iter(
+        DataLoader(
+            dataset,
+            options.batch_size,
+            sampler=ResumableSampler(dataset, seed=0),
+            num_workers=workers,
+            pin_memory=options.device == "cuda",
+        )
+    )
