@@ -11,3 +11,4 @@ model = dict(data_preprocessor=dict(flip=False))
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=1.6e-4)), discriminator=dict(optimizer=dict(lr=1.25e-4))
 )
+evaluation = dict(modes=dict(type="MnistModes", root="data/mnist", num=25_600))

@@ -7,7 +7,9 @@ from typing import Any
 
 import ddgan
 
-VERSION = 1
+# A record of one result is a few KiB; anything much larger is something else.
+_MOST_BYTES = 2**20
+_KEYS = {"metric": str, "version": str, "values": dict, "protocol": dict}
 
 
 def record_path(checkpoint: str | Path, metric: str) -> Path:
@@ -17,13 +19,20 @@ def record_path(checkpoint: str | Path, metric: str) -> Path:
 
 
 def write_record(
-    checkpoint: str | Path, metric: str, values: dict[str, Any], protocol: dict[str, Any]
+    checkpoint: str | Path,
+    metric: str,
+    values: dict[str, Any],
+    protocol: dict[str, Any],
+    version: str = "1",
 ) -> Path:
-    """Write ``values`` and the protocol that they were measured by, and return the file."""
+    """Write ``values`` and the protocol that they were measured by, and return the file.
+
+    ``version`` is that of the metric's definition.
+    """
     path = record_path(checkpoint, metric)
     record = {
         "metric": metric,
-        "version": VERSION,
+        "version": version,
         "values": values,
         "protocol": {"checkpoint": Path(checkpoint).name, "ddgan": ddgan.__version__, **protocol},
     }
@@ -31,3 +40,33 @@ def write_record(
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(temporary, path)
     return path
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Return the record in a file, or None if the file holds something else."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+    # Nesting beyond Python's limit is a RecursionError.
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    if not all(isinstance(record.get(key), kind) for key, kind in _KEYS.items()):
+        return None
+    return record
+
+
+def read_records(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the records in a folder and below it, in the order of their files' names.
+
+    Each has "metric", "version", "values" and "protocol". Files that are no records are passed
+    over. Raises FileNotFoundError if there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; name a run's, or work_dirs")
+    found = [read_record(path) for path in sorted(folder.rglob("*.json"))]
+    return [record for record in found if record is not None]
