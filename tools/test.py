@@ -2,16 +2,32 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 from mmengine import Config
+from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
-from ddgan.engine.cli import import_packages, progress_bar, user_errors
+from ddgan.engine.cli import OptionsAction, import_packages, progress_bar, user_errors
 from ddgan.engine.config import check_trusted_types
+from ddgan.engine.distributed import init_process_group, select_device
+from ddgan.engine.evaluate import (
+    EvaluationOptions,
+    Evaluator,
+    Result,
+    build_metrics,
+    reference_dataset,
+)
+from ddgan.engine.evaluation_hook import config_name
 from ddgan.errors import UserError
-from ddgan.evaluation import write_record
-from ddgan.registry import METRICS
+from ddgan.evaluation.real_data import no_progress
+from ddgan.evaluation.records import write_record
+from ddgan.evaluation.stored_tensors import features_root
+
+# Other processes wait for the main one while it computes the metrics.
+_TIMEOUT = 6 * 3600
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,87 +39,145 @@ def parse_args() -> argparse.Namespace:
         metavar="[CONFIG] [CHECKPOINT]",
         help="by default the newest checkpoint under work_dirs, with the config that it carries",
     )
-    parser.add_argument("--metric", nargs="+", required=True, help="names in config.evaluation")
+    parser.add_argument(
+        "--metric",
+        nargs="+",
+        required=True,
+        help="fid, is, kid, precision, recall, density, coverage, fd_dinov2, time, nfe, and the "
+        "names in config.evaluation",
+    )
     parser.add_argument("--num", type=int, help="how many samples, instead of the metric's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, help="changes the samples by rounding at most")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--no-ema", action="store_true", help="use the generator as trained")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    parser.add_argument("--real", type=Path, help="compare with this .npz file (mu and sigma)")
+    parser.add_argument(
+        "--export-real", type=Path, help="write what the samples are compared with to this .npz"
+    )
+    parser.add_argument(
+        "--keep-features", action="store_true", help="keep the features of the samples when done"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=OptionsAction,
+        metavar="KEY=VALUE",
+        help="settings to change, such as evaluation.fid.num=10000",
+    )
     parser.add_argument(
         "--import", nargs="+", default=[], dest="packages", help="packages that register modules"
     )
     return parser.parse_args()
 
 
-def choose_files(files: list[str]) -> tuple[Config, Path, dict[str, str]]:
-    """Return the config, the checkpoint and its information from the command line's files."""
+def choose_files(
+    files: list[str], options: dict[str, Any] | None
+) -> tuple[Config, Path, dict[str, Any]]:
+    """Return the config, the checkpoint and what records say of it."""
     configs = [f for f in files if f.endswith(".py")]
     checkpoints = [f for f in files if not f.endswith(".py")]
     if len(configs) > 1 or len(checkpoints) > 1:
         raise UserError(f"{files}: expected at most one config and one checkpoint")
-    path = Path(checkpoints[0]) if checkpoints else newest_checkpoint()
+    path = Path(checkpoints[0]) if checkpoints else newest_checkpoint(configs)
     own, _, info = read_weights(path)
+    source: dict[str, Any] = {"config": config_name(own), **info}
+    if "iteration" in source:
+        source["iteration"] = int(source["iteration"])
     if configs:
-        return load_config(configs[0]), path, info
-    check_trusted_types(own.get("evaluation", {}), "evaluation")
-    return own, path, info
+        config = load_config(configs[0], options)
+        return config, path, {**source, "config": Path(configs[0]).stem}
+    own.merge_from_dict(options or {})
+    for part in ("evaluation", "evaluation_dataset", "train_dataloader"):
+        check_trusted_types(own.get(part, {}), part)
+    return own, path, source
 
 
-def newest_checkpoint(root: str = "work_dirs") -> Path:
-    """Return the checkpoint written last in any run."""
-    found = sorted(Path(root).glob("*/iter_*.pth"), key=lambda p: p.stat().st_mtime)
+def newest_checkpoint(configs: list[str], root: str = "work_dirs") -> Path:
+    """Return the checkpoint written last in any run, or in the run of the config."""
+    run = Path(configs[0]).stem if configs else "*"
+    found = sorted(Path(root).glob(f"{run}/iter_*.pth"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise UserError(f"there is no run under {root}/; name a checkpoint, or train first")
-    print(f"using {found[-1]}")
+        raise UserError(f"there is no run in {root}/{run}; name a checkpoint, or train first")
+    if is_main_process():
+        print(f"using {found[-1]}")
     return found[-1]
 
 
 def main() -> None:
-    """Sample once for all metrics, measure, print and write the records."""
+    """Measure, print and write the records."""
     args = parse_args()
     with user_errors():
+        if args.num is not None and args.num < 1:
+            raise UserError(f"--num is {args.num}; expected at least 1")
+        if args.batch_size is not None and args.batch_size < 1:
+            raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
         import_packages(args.packages)
-        config, path, info = choose_files(args.files)
-        known = config.get("evaluation", {})
-        if unknown := sorted(set(args.metric) - set(known)):
-            raise UserError(
-                f"--metric {unknown} is not in the config's evaluation, which has {sorted(known)}"
-            )
-        metrics = {name: METRICS.build(known[name]) for name in args.metric}
-        model = load_model(path, args.device)
-        num = args.num or max(metric.num for metric in metrics.values())
-        with progress_bar("sampling", num) as advance:
-            samples = model.sample(
-                num,
-                seed=args.seed,
-                batch_size=args.batch_size or auto_batch_size(model),
-                use_ema=not args.no_ema,
-                progress=advance,
-            )
-        for name, metric in metrics.items():
-            count = args.num or metric.num
-            values = metric(samples[:count])
-            protocol = {
-                "num": count,
-                "seed": args.seed,
-                "ema": not args.no_ema,
-                "nfe": model.num_evaluations,
-                "device": str(model.device),
-                **info,
-            }
-            record = write_record(path, name, values, protocol)
-            print(summary(name, values))
-            print(f"  {record}")
+        if args.launcher != "none":
+            init_process_group(args.launcher, select_device(args.device), None, _TIMEOUT)
+        try:
+            evaluate(args)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate with the other processes, if any."""
+    config, path, source = choose_files(args.files, args.cfg_options)
+    own = {name: dict(entry) for name, entry in config.get("evaluation", {}).items()}
+    if args.batch_size and "time" in args.metric:
+        own["time"] = {**own.get("time", {}), "batch_size": args.batch_size}
+    metrics = build_metrics(args.metric, own)
+    model = load_model(path, args.device)
+    options = EvaluationOptions(
+        num=args.num,
+        seed=args.seed,
+        batch_size=args.batch_size or agreed(auto_batch_size(model)),
+        use_ema=not args.no_ema,
+        features_root=features_root(path),
+        keep_features=args.keep_features,
+        real_file=args.real,
+        export=args.export_real,
+        num_workers=config.get("train_dataloader", {}).get("num_workers", 0),
+        progress=progress_bar if is_main_process() else no_progress,
+    )
+
+    def report(name: str, result: Result) -> None:
+        protocol = {**source, **result.protocol}
+        record = write_record(path, name, result.values, protocol, result.version)
+        print(summary(name, result.values))
+        print(f"  {record}", flush=True)
+
+    evaluator = Evaluator(
+        metrics, lambda: reference_dataset(config), config.model.to_dict(), options
+    )
+    evaluator.run(model, report)
+    if args.export_real and is_main_process():
+        print(f"what samples are compared with is in {args.export_real}")
+
+
+def agreed(value: int) -> int:
+    """Return the main process's value: the memory at hand differs between processes."""
+    box = [value]
+    if get_dist_info()[1] > 1:
+        broadcast_object_list(box)
+    return box[0]
 
 
 def summary(name: str, values: dict) -> str:
     """Return one line for a person."""
     if name == "modes":
         line = f"modes: {values['modes']} / {values['num_modes']}  KL: {values['kl']:.3f}"
-        rest = {k: v for k, v in values.items() if k not in ("modes", "num_modes", "kl")}
+        shown = ("modes", "num_modes", "kl")
+    elif name in values:
+        line, shown = f"{name}: {values[name]:.4g}", (name,)
     else:
-        line, rest = f"{name}:", values
-    return "  ".join([line, *(f"{k} {v:.4g}" for k, v in rest.items())])
+        line, shown = f"{name}:", ()
+    rest = {k: v for k, v in values.items() if k not in shown}
+    numbers = {k: v for k, v in rest.items() if isinstance(v, (int, float))}
+    return "  ".join([line, *(f"{k} {v:.4g}" for k, v in numbers.items())])
 
 
 if __name__ == "__main__":

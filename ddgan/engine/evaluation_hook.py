@@ -1,0 +1,170 @@
+"""Metrics during training, and the best checkpoint by one of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ddgan.engine.checkpoint import LAST_CHECKPOINT, write_atomically
+from ddgan.engine.evaluate import (
+    EvaluationOptions,
+    Evaluator,
+    Result,
+    build_metrics,
+    reference_dataset,
+)
+from ddgan.engine.hooks import at_least_one, is_due
+from ddgan.errors import ConfigError
+from ddgan.evaluation.records import read_record, record_path, write_record
+from ddgan.registry import HOOKS
+
+_LOWER = {"fid", "fd_dinov2", "kid", "kl", "kl_uniform", "seconds"}
+_HIGHER = {"is", "precision", "recall", "density", "coverage", "modes", "high_quality"}
+# A best value of an earlier run is comparable if these are as they were.
+_SAME = ("num", "seed", "ema", "extractor", "real")
+
+
+@HOOKS.register_module()
+class EvaluateMetrics(Hook):
+    """Measure metrics of the averaged generator every ``interval`` iterations and at the end.
+
+    ``metric`` is a name, or several, as ``tools/test.py --metric`` has them. Each value goes to
+    TensorBoard and each result to a record ``iter_N_<metric>.json`` in the run's folder. The
+    checkpoint with the best ``best`` among the values (by default the first metric's own) is kept
+    as ``best_<value>.pth``. ``num`` takes the place of the metrics' own numbers of samples.
+    """
+
+    priority = "LOW"
+
+    def __init__(
+        self,
+        metric: str | Sequence[str],
+        interval: int = 10_000,
+        num: int | None = None,
+        seed: int = 0,
+        batch_size: int = 100,
+        best: str | None = None,
+        lower_is_better: bool | None = None,
+    ):
+        self.names = [metric] if isinstance(metric, str) else list(metric)
+        if not self.names:
+            raise ValueError("EvaluateMetrics: metric is empty; expected at least one name")
+        self.interval = at_least_one("EvaluateMetrics: interval", interval)
+        self.num = None if num is None else at_least_one("EvaluateMetrics: num", num)
+        self.seed = seed
+        self.batch_size = at_least_one("EvaluateMetrics: batch_size", batch_size)
+        self.best = best or self.names[0]
+        if lower_is_better is None:
+            if self.best not in _LOWER | _HIGHER:
+                raise ValueError(
+                    f"EvaluateMetrics: which {self.best!r} is better is not known; set "
+                    "lower_is_better to True or False"
+                )
+            lower_is_better = self.best in _LOWER
+        self.lower_is_better = lower_is_better
+        self._due = False
+        self._best: tuple[float, dict[str, Any]] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Load extractors and real statistics, and the best result so far of a resumed run."""
+        config = runner.cfg
+        loader = runner.train_loop.dataloader
+
+        def open_dataset():
+            return reference_dataset(config) if "evaluation_dataset" in config else loader.dataset
+
+        options = EvaluationOptions(
+            num=self.num, seed=self.seed, batch_size=self.batch_size, num_workers=loader.num_workers
+        )
+        metrics = build_metrics(self.names, config.get("evaluation", {}))
+        self._evaluator = Evaluator(metrics, open_dataset, config.model.to_dict(), options)
+        self._evaluator.prepare(runner.model)
+        if runner.train_loop.iter > 0:
+            self._best = self._recorded_best(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        """Measure where it is due; all processes take part."""
+        done = batch_idx + 1
+        self._due |= is_due(runner, done, self.interval)
+        # Amid accumulated gradients the best state could not be saved whole.
+        if not (self._due and runner.train_loop.window_ended):
+            return
+        self._due = False
+        results: dict[str, Result] = {}
+        self._evaluator.run(runner.model, results.__setitem__)
+        if is_main_process():
+            self._publish(runner, done, results)
+
+    def _publish(self, runner: Runner, done: int, results: dict[str, Result]) -> None:
+        scalars: dict[str, float] = {}
+        for name, result in results.items():
+            result.protocol.update(iteration=done, config=config_name(runner.cfg))
+            path = Path(runner.work_dir) / f"iter_{done}.pth"
+            write_record(path, name, result.values, result.protocol, result.version)
+            for key, value in result.values.items():
+                if isinstance(value, (int, float)):
+                    scalars[f"metrics/{name}" if key == name else f"metrics/{name}_{key}"] = value
+        runner.visualizer.add_scalars(scalars, step=done)
+        listed = "  ".join(f"{key.removeprefix('metrics/')} {v:.4g}" for key, v in scalars.items())
+        runner.logger.info(f"iter {done}  {listed}")
+        self._keep_best(runner, done, results)
+
+    def _keep_best(self, runner: Runner, done: int, results: dict[str, Result]) -> None:
+        owner = next((name for name, one in results.items() if self.best in one.values), None)
+        if owner is None:
+            raise ConfigError(
+                f"EvaluateMetrics: no metric has a value {self.best!r}; expected one of "
+                f"{sorted({key for one in results.values() for key in one.values})}"
+            )
+        result = results[owner]
+        value = float(result.values[self.best])
+        if not self._is_better(value, result.protocol):
+            return
+        path = self._path(runner)
+        save_beside_the_others(runner, path)
+        write_record(path, self.best, result.values, result.protocol, result.version)
+        self._best = (value, result.protocol)
+        runner.logger.info(f"Saved {path}, the best {self.best} so far: {value:.4g}")
+
+    def _is_better(self, value: float, protocol: dict[str, Any]) -> bool:
+        if value != value:
+            return False
+        if self._best is None or any(self._best[1].get(key) != protocol.get(key) for key in _SAME):
+            return True
+        before = self._best[0]
+        return value < before if self.lower_is_better else value > before
+
+    def _path(self, runner: Runner) -> Path:
+        return Path(runner.work_dir) / f"best_{self.best}.pth"
+
+    def _recorded_best(self, runner: Runner) -> tuple[float, dict[str, Any]] | None:
+        path = self._path(runner)
+        record = read_record(record_path(path, self.best)) if path.is_file() else None
+        value = record and record["values"].get(self.best)
+        if not isinstance(value, (int, float)):
+            return None
+        return float(value), record["protocol"]
+
+
+def config_name(config: Any) -> str | None:
+    """Return the name of an experiment: of its config's file, or of its run's folder."""
+    if filename := getattr(config, "filename", None):
+        return Path(filename).stem
+    name = config.get("experiment_name") or config.get("work_dir")
+    return Path(name).name if name else None
+
+
+def save_beside_the_others(runner: Runner, path: Path) -> None:
+    """Save the state of training to ``path``, which is not to be the newest of the run."""
+    pointer = path.with_name(LAST_CHECKPOINT)
+    before = pointer.read_text() if pointer.exists() else None
+    runner.save_training_state(path)
+    if before is None:
+        pointer.unlink()
+    else:
+        write_atomically(pointer, lambda file: file.write_text(before))
