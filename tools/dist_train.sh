@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Train on GPUS processes of this machine: bash tools/dist_train.sh CONFIG GPUS [train.py's options]
 # On several machines, run it on each with NNODES, NODE_RANK and MASTER_ADDR set.
+#
+# SIGTERM and SIGUSR1 are passed on to the processes, and their status is that of this script: 75
+# for a run that saved a checkpoint on such a signal and is to be started again with --resume.
+# torchrun starts tools/train.py as well, but turns each status into 1, and leaves 30 seconds for
+# a checkpoint.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -11,10 +16,47 @@ config=$1
 gpus=$2
 shift 2
 
-exec torchrun \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+export WORLD_SIZE=$((${NNODES:-1} * gpus))
+export MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+export MASTER_PORT=${PORT:-29500}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+processes=()
+signalled=
+tell() {
+    signalled=1
+    kill -s "$1" "${processes[@]}" 2>/dev/null || true
+}
+trap 'tell USR1' TERM USR1
+trap 'tell KILL; exit 130' INT
+
+for ((i = 0; i < gpus; i++)); do
+    RANK=$((${NODE_RANK:-0} * gpus + i)) LOCAL_RANK=$i \
+        python -u "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
+    processes+=($!)
+done
+
+status=0
+while true; do
+    signalled=
+    code=0
+    wait -n || code=$?
+    if [ -n "$signalled" ]; then
+        continue
+    elif [ $code -eq 127 ]; then # None is left.
+        exit $status
+    elif [ $code -eq 75 ]; then
+        status=75
+    elif [ $code -ne 0 ]; then
+        break
+    fi
+done
+
+# A process failed. The others notice, or wait for it for ever.
+for ((i = 0; i < 200; i++)); do
+    kill -0 "${processes[@]}" 2>/dev/null || break
+    sleep 0.1
+done
+kill -KILL "${processes[@]}" 2>/dev/null || true
+wait
+exit $code

@@ -1,6 +1,11 @@
-"""Train a model from a config: ``python tools/train.py configs/ddgan_stackeddigits.py``."""
+"""Train a model from a config: ``python tools/train.py configs/ddgan_stackeddigits.py``.
+
+A run that SIGTERM or SIGUSR1 asks to stop saves a checkpoint and exits with 75: start it again,
+with --resume.
+"""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -9,6 +14,7 @@ from mmengine.config import Config
 from ddgan.engine import Runner, load_config
 from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.engine.dry_run import dry_run
+from ddgan.engine.preemption import PREEMPTED_STATUS
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,7 +85,10 @@ def main() -> None:
         if args.dry_run:
             print(dry_run(cfg))
         else:
-            Runner.from_cfg(cfg).train()
+            runner = Runner.from_cfg(cfg)
+            runner.train()
+            if runner.preempted:
+                sys.exit(PREEMPTED_STATUS)
 
 
 if __name__ == "__main__":

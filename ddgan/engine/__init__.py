@@ -2,6 +2,9 @@
 
 from ddgan.engine.checkpoint import read_checkpoint, read_weights, save_release
 from ddgan.engine.config import check_config, load_config
+from ddgan.engine.evaluate import EvaluationOptions, Evaluator
+from ddgan.engine.evaluation_hook import EvaluateMetrics
+from ddgan.engine.guards import EqualReplicas
 from ddgan.engine.hooks import AtomicCheckpoint, SamplePictures, TrainingLog
 from ddgan.engine.loops import TrainLoop
 from ddgan.engine.optim import PerNetworkOptimWrapperConstructor, PrecisionOptimWrapper
@@ -9,6 +12,10 @@ from ddgan.engine.runner import Runner
 
 __all__ = [
     "AtomicCheckpoint",
+    "EqualReplicas",
+    "EvaluateMetrics",
+    "EvaluationOptions",
+    "Evaluator",
     "PerNetworkOptimWrapperConstructor",
     "PrecisionOptimWrapper",
     "Runner",

@@ -1,11 +1,12 @@
 """Files of weights: training checkpoints that survive a crash, and small safe release files."""
 
+import hashlib
 import os
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from mmengine import Config
@@ -20,6 +21,10 @@ from ddgan.errors import CheckpointError
 RELEASE_FORMAT = "ddgan-release-1"
 CHECKPOINT_FORMAT = "ddgan-checkpoint-1"
 LAST_CHECKPOINT = "last_checkpoint"
+# A checkpoint ends with the digest of all before it, as the comment of its zip archive.
+_DIGEST = b"sha256:"
+_COMMENT_SIZE = len(_DIGEST) + 64
+_TEMPORARY = re.compile(rf"\.(iter_\d+\.pth|{LAST_CHECKPOINT})\.\d+\.tmp")
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
 
@@ -39,12 +44,19 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_left_overs(folder: str | Path) -> None:
+    """Delete the temporary files that a killed process left; no other may be writing there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     """Write a training checkpoint atomically; raises CheckpointError if it cannot be written."""
     path = Path(path)
     content = {"format": CHECKPOINT_FORMAT, **payload}
     try:
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        write_atomically(path, lambda temporary: _save_sealed(content, temporary))
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError of its archive writer.
         raise CheckpointError(
@@ -54,13 +66,14 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return a training checkpoint after checking its sums; nothing in the file is executed.
+    """Return a training checkpoint after checking its digest; nothing in the file is executed.
 
     Raises CheckpointError if the file is missing, truncated, altered or of another format.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
+    check_digest(path)
     check_archive(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
@@ -70,36 +83,58 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             f"{str(error).splitlines()[0]}"
         ) from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(
-            f"{path} is not a training checkpoint of this project; released weights of the "
-            "official code are converted with tools/convert_official.py"
-        )
+        raise CheckpointError(f"{path} is not a training checkpoint of this project")
     return content
 
 
+def check_digest(path: Path) -> None:
+    """Raise CheckpointError unless the file ends with the SHA-256 of what is before it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-_COMMENT_SIZE, os.SEEK_END)
+            comment = file.read()
+            if not comment.startswith(_DIGEST):
+                raise ValueError("it has no digest at its end")
+            file.seek(0)
+            whole = comment == _comment(file, path.stat().st_size - _COMMENT_SIZE)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a training checkpoint of this project ({error}); resume "
+            "from another one. Released weights of the official code are converted with "
+            "tools/convert_official.py"
+        ) from None
+    if not whole:
+        raise CheckpointError(
+            f"{path} is damaged: its digest is not that of what was written; resume from another "
+            "one"
+        )
+
+
 def check_archive(path: Path) -> None:
-    """Raise CheckpointError unless ``path`` is a whole zip archive whose parts match their sums."""
+    """Raise CheckpointError unless ``path`` is an archive as torch writes it.
+
+    Its parts are not compressed, so that reading it takes no more memory than its size.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            # A part marked as a folder would leave torch's tensor as memory happens to be.
-            folders = [part.filename for part in archive.infolist() if part.external_attr & 0x10]
-            bad = folders[0] if folders else archive.testzip()
+            parts = archive.infolist()
     # A damaged directory of the archive makes zipfile raise nearly anything.
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a checkpoint ({error}); resume from another one"
-        ) from None
-    if bad is not None:
-        raise CheckpointError(
-            f"{path} is damaged: {bad!r} in it is not what was written; resume from another one"
-        )
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
+    size = path.stat().st_size
+    for part in parts:
+        # A part marked as a folder would leave torch's tensor as memory happens to be.
+        if part.compress_type != zipfile.ZIP_STORED or part.external_attr & 0x10:
+            raise CheckpointError(f"{path}: {part.filename!r} in it is not stored as torch does")
+    if sum(part.file_size for part in parts) > size:
+        raise CheckpointError(f"{path}: its parts overlap, or claim more than its {size} bytes")
 
 
 def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
     """Return the newest whole checkpoint of a folder, naming in the log those passed over."""
     for path in reversed(list_checkpoints(work_dir)):
         try:
-            check_archive(path)
+            check_digest(path)
         except CheckpointError as error:
             print_log(f"Passing over a damaged checkpoint: {error}", "current", 30)
         else:
@@ -198,6 +233,31 @@ def _read_release(path: Path) -> tuple[Config, dict[str, Tensor], dict[str, str]
             f"{path} is a safetensors file, but not one that this project wrote: it lacks a config"
         )
     return config_from_json(info.pop("config")), state, info
+
+
+def _save_sealed(content: dict[str, Any], path: Path) -> None:
+    torch.save(content, path)
+    with open(path, "r+b") as file:
+        # An archive ends with the length of its comment, in two bytes.
+        file.seek(-2, os.SEEK_END)
+        file.write(_COMMENT_SIZE.to_bytes(2, "little"))
+        size = file.tell()
+        file.seek(0)
+        comment = _comment(file, size)
+        file.seek(size)
+        file.write(comment)
+
+
+def _comment(file: BinaryIO, size: int) -> bytes:
+    """Return the comment that seals the next ``size`` bytes of a file."""
+    digest = hashlib.sha256()
+    while size > 0:
+        chunk = file.read(min(size, 2**20))
+        if not chunk:
+            raise ValueError("it became shorter")
+        digest.update(chunk)
+        size -= len(chunk)
+    return _DIGEST + digest.hexdigest().encode()
 
 
 def _form(value: Any) -> tuple[int, ...] | str:

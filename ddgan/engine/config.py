@@ -22,12 +22,14 @@ REGISTRIES = [value for value in vars(registry).values() if isinstance(value, Re
 
 TOP_LEVEL_KEYS = frozenset(
     """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
-    evaluation experiment_name load_from log_level model optim_wrapper param_scheduler randomness
-    resume train_cfg train_dataloader visualizer work_dir launcher""".split()
+    evaluation evaluation_dataset experiment_name load_from log_level model optim_wrapper
+    param_scheduler randomness resume train_cfg train_dataloader visualizer work_dir
+    launcher""".split()
 )
 DEFAULT_HOOKS = {
     "logger": {"type": "TrainingLog"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
+    "replicas": {"type": "EqualReplicas"},
     "checkpoint": {"type": "AtomicCheckpoint"},
 }
 _DEFAULT_HOOK_PATHS = {f"default_hooks.{name}": hook for name, hook in DEFAULT_HOOKS.items()}

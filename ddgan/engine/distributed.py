@@ -2,13 +2,18 @@
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
-from ddgan.errors import ConfigError
+from ddgan.errors import ConfigError, TrainingError
 
 DEVICES = ("auto", "cpu", "cuda")
+DEFAULT_TIMEOUT = 1800
+# What the errors of Gloo and NCCL have in common, where they are not of a class of their own.
+_LOST = ("gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -40,7 +45,8 @@ def init_process_group(
 ) -> None:
     """Join the process group that torchrun or Slurm describes in the environment.
 
-    The backend is NCCL on GPUs and Gloo on CPUs unless named; ``timeout`` is in seconds.
+    The backend is NCCL on GPUs and Gloo on CPUs unless named; ``timeout`` is in seconds. Raises
+    TrainingError if not all processes of the run have come within it.
     """
     if launcher == "slurm":
         _set_slurm_environment()
@@ -55,7 +61,40 @@ def init_process_group(
         raise ConfigError("env_cfg.dist_cfg.backend is 'nccl', which needs GPUs; use 'gloo'")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    # The control group's timeout, which ends in a message, is to come before NCCL's abort.
+    seconds = timeout + (60 if backend == "nccl" else 0)
+    try:
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
+    except dist.DistError as error:
+        raise TrainingError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not join the others "
+            f"at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {timeout} s "
+            f"({str(error).splitlines()[0]}); check that all of them were started, with the same "
+            "address and a port that is free"
+        ) from None
+
+
+def control_group(timeout: int) -> dist.ProcessGroup | None:
+    """Return a group of all processes for messages between their CPUs; None for one process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return dist.new_group(timeout=datetime.timedelta(seconds=timeout), backend="gloo")
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Turn errors of messages between processes into a TrainingError that a person can read."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, dist.DistError) and not any(s in text for s in _LOST):
+            raise
+        raise TrainingError(
+            f"process {dist.get_rank()} has lost another process of the run, which ended or hangs: "
+            "look for the first error in the logs of the others. Start the run again with --resume "
+            f"({text.splitlines()[0]})"
+        ) from error
 
 
 def _set_slurm_environment() -> None:

@@ -50,7 +50,10 @@ def _training_bytes(model: nn.Module, batch_size: int) -> int:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     averaged = sum(p.numel() for p in model.generator_ema.parameters())
     generator = activation_bytes(model.generator, *model.example_inputs("generator"))
-    discriminator = activation_bytes(model.discriminator, *model.example_inputs("discriminator"))
+    discriminator = 0
+    if hasattr(model, "discriminator"):
+        inputs = model.example_inputs("discriminator")
+        discriminator = activation_bytes(model.discriminator, *inputs)
     # D's step keeps the activations of real and fake, and R1 about as much again for its second
     # derivative; G's step keeps those of both networks once.
     pictures = batch_size * model.pictures_per_sample

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddgan.engine.checkpoint import list_checkpoints, newest_good_checkpoint
 from ddgan.engine.memory import peak_memory
+from ddgan.engine.optim import PrecisionOptimWrapper
 from ddgan.errors import TrainingError
 from ddgan.registry import HOOKS
 from ddgan.visualization import save_samples
@@ -20,7 +21,8 @@ from ddgan.visualization import save_samples
 class RunningMeans:
     """Means of logged tensors since the last report, kept on the device until they are read.
 
-    A vector stands for one mean per entry, and its NaNs for entries without a value.
+    A vector stands for one mean per entry, and its NaNs for entries without a value. Values that
+    are not finite are left out, as are the updates that they would have led to.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class RunningMeans:
     def add(self, logs: dict[str, Tensor]) -> None:
         """Add the values of one iteration."""
         for name, value in logs.items():
-            missing = value.isnan() if value.ndim else torch.zeros_like(value, dtype=torch.bool)
+            missing = ~value.isfinite()
             present = torch.where(missing, 0.0, value)
             if name in self._sums:
                 self._sums[name] += present
@@ -56,15 +58,18 @@ class RunningMeans:
 class TrainingLog(Hook):
     """Report progress, speed and the means of the losses every ``interval`` iterations.
 
-    Losses stay on the device in between. A loss that is not finite stops the run, at the next
-    report or before the next checkpoint, whichever comes first: no checkpoint has seen it.
+    Losses stay on the device in between. Updates that were skipped, since their gradient was not
+    finite, are counted; the report that finds more than ``max_skipped`` of them in a row stops the
+    run. Weights that are not finite do so before they get into a checkpoint.
     """
 
     priority = "BELOW_NORMAL"
 
-    def __init__(self, interval: int = 50):
+    def __init__(self, interval: int = 50, max_skipped: int = 20):
         self.interval = at_least_one("TrainingLog: interval", interval)
+        self.max_skipped = max_skipped
         self._means = RunningMeans()
+        self._skipped: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
         """State the sizes of the run."""
@@ -92,8 +97,7 @@ class TrainingLog(Hook):
         self._iter_end = time.perf_counter()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the losses since the last report, and the weights that the last step left."""
-        self._check_finite(runner, self._means.pop())
+        """Check the weights that the last step left."""
         weights = {n: v for n, v in checkpoint["state_dict"].items() if isinstance(v, Tensor)}
         finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
         bad = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
@@ -103,7 +107,7 @@ class TrainingLog(Hook):
     def report(self, runner: Runner, done: int) -> None:
         """Write one line to the log and the scalars to the visualizer."""
         means = self._means.pop()
-        self._check_finite(runner, means)
+        self._check_updates(runner, done)
         now, iterations = time.perf_counter(), max(done - self._since_iter, 1)
         seconds = (now - self._since) / iterations
         loop = runner.train_loop
@@ -129,10 +133,21 @@ class TrainingLog(Hook):
         )
         self._since, self._since_iter, self._waiting = now, done, 0.0
 
-    def _check_finite(self, runner: Runner, means: dict[str, float]) -> None:
-        bad = {n: v for n, v in means.items() if n.endswith("loss") and not abs(v) < float("inf")}
-        if bad:
-            raise _diverged(runner, f"the loss is not finite ({bad})")
+    def _check_updates(self, runner: Runner, done: int) -> None:
+        for name, wrapper in _skipping(runner):
+            total, row, longest = wrapper.skips.read()
+            if longest > self.max_skipped or (row and done == runner.max_iters):
+                raise _diverged(
+                    runner,
+                    f"{max(row, longest)} updates of the {name} in a row had a loss or a gradient "
+                    "that is not finite and were skipped",
+                )
+            if new := total - self._skipped.get(name, 0):
+                runner.logger.warning(
+                    f"{new} updates of the {name} were skipped, since their gradient was not "
+                    f"finite ({total} so far)"
+                )
+            self._skipped[name] = total
 
 
 def _diverged(runner: Runner, what: str) -> TrainingError:
@@ -161,6 +176,11 @@ def at_least_one(name: str, value: int) -> int:
     return value
 
 
+def _skipping(runner: Runner) -> list[tuple[str, PrecisionOptimWrapper]]:
+    wrappers = runner.optim_wrapper.items()
+    return [(n, wrapper) for n, wrapper in wrappers if isinstance(wrapper, PrecisionOptimWrapper)]
+
+
 def _learning_rates(runner: Runner) -> dict[str, float]:
     wrappers = runner.optim_wrapper.items()
     return {name: wrapper.optimizer.param_groups[0]["lr"] for name, wrapper in wrappers}
@@ -170,8 +190,10 @@ def _learning_rates(runner: Runner) -> dict[str, float]:
 class AtomicCheckpoint(Hook):
     """Write ``iter_N.pth`` every ``interval`` iterations and at the end, from the main process.
 
-    Of the checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1); an old one goes only
-    after a new one is complete.
+    It is written early if the run is asked to stop, and later while gradients are accumulated or
+    updates are skipped: it is to hold all, and nothing that is on its way to ruin. Of the
+    checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1); an old one goes only after a
+    new one is complete.
     """
 
     priority = "VERY_LOW"
@@ -184,14 +206,19 @@ class AtomicCheckpoint(Hook):
             )
         self.interval = interval
         self.max_keep_ckpts = max_keep_ckpts
+        self._due = False
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         """Save where it is due."""
-        done = batch_idx + 1
-        if not is_main_process() or not is_due(runner, done, self.interval):
+        done, loop = batch_idx + 1, runner.train_loop
+        self._due |= loop.preempted or is_due(runner, done, self.interval)
+        if not (self._due and is_main_process() and loop.window_ended):
             return
+        if any(wrapper.skips.read()[1] for _, wrapper in _skipping(runner)):
+            return
+        self._due = False
         path = Path(runner.work_dir) / f"iter_{done}.pth"
         runner.save_training_state(path)
         runner.logger.info(f"Saved {path}")

@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapper as MMOptimWrapper
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
+from ddgan.engine.guards import SkipCounter
 from ddgan.errors import ConfigError
 from ddgan.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
@@ -18,8 +19,8 @@ _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class PrecisionOptimWrapper(MMOptimWrapper):
     """An optimizer with autocast to ``amp`` (``"off"``, ``"bf16"`` or ``"fp16"``).
 
-    fp16 scales the loss and skips steps that overflow. Every ``norm_interval`` steps the norm of
-    the gradient is kept in ``grad_norm``, on the device.
+    fp16 scales the loss. A step whose gradient is not finite is skipped, in any precision, and
+    counted in ``skips``. The norm of the last gradient is ``grad_norm``. Both stay on the device.
     """
 
     def __init__(
@@ -28,7 +29,6 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         amp: str = "off",
         accumulative_counts: int = 1,
         clip_grad: dict | None = None,
-        norm_interval: int = 10,
     ):
         super().__init__(optimizer, accumulative_counts, clip_grad)
         if amp not in _DTYPES:
@@ -38,9 +38,8 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         if amp == "fp16" and self.device_type != "cuda":
             raise ConfigError("amp is 'fp16', which needs a CUDA device; use 'bf16' or 'off'")
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=amp == "fp16")
-        self.norm_interval = norm_interval
+        self.skips = SkipCounter()
         self.grad_norm: Tensor | None = None
-        self._steps = 0
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -58,17 +57,25 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         self._inner_count += 1
 
     def step(self) -> None:
-        """Clip if asked and update the parameters."""
-        measure = self._steps % self.norm_interval == 0
-        self._steps += 1
-        if self.scaler.is_enabled() and (measure or self.clip_grad_kwargs):
+        """Clip if asked and update the parameters, unless the gradient is not finite."""
+        if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        if measure:
-            self.grad_norm = torch.nn.utils.get_total_norm(self._gradients())
+        self.grad_norm = torch.nn.utils.get_total_norm(self._gradients())
+        skip = ~self.grad_norm.isfinite()
+        self.skips.add(skip)
         if self.clip_grad_kwargs:
             self._clip_grad()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # Fused optimizers read on the device whether to skip, as GradScaler has them do.
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, skip.float()
+            self.optimizer.step()
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+        elif not skip:
+            # Other optimizers cannot: this waits for the device.
+            self.optimizer.step()
 
     def state_dict(self) -> dict:
         """Return the state of the optimizer and, in fp16, of the loss scale."""

@@ -1,9 +1,12 @@
 """mmengine's runner, with what adversarial training on any machine needs."""
 
+import errno
 import inspect
 import itertools
+import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmengine
@@ -13,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ddgan
+from ddgan.engine.changes import changes_on_resume
 from ddgan.engine.checkpoint import (
     LAST_CHECKPOINT,
     list_checkpoints,
@@ -21,16 +25,24 @@ from ddgan.engine.checkpoint import (
     newest_good_checkpoint,
     read_checkpoint,
     read_weights,
+    remove_left_overs,
     save_checkpoint,
     write_atomically,
 )
 from ddgan.engine.config import DEFAULT_HOOKS, config_to_json
-from ddgan.engine.distributed import init_process_group, select_device
-from ddgan.errors import CheckpointError, ConfigError
+from ddgan.engine.distributed import (
+    DEFAULT_TIMEOUT,
+    init_process_group,
+    lost_processes_named,
+    select_device,
+)
+from ddgan.engine.run_lock import run_lock
+from ddgan.errors import CheckpointError, ConfigError, TrainingError
 from ddgan.models import GenerativeModel
 from ddgan.registry import RUNNERS
 
 _runs = itertools.count()
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The networks' buffers are constants; the option was renamed in torch 2.13.
 _BUFFERS_STAY = (
     {"forward_sync_buffers": False}
@@ -52,9 +64,8 @@ class Runner(MMRunner):
         self.device = select_device(self.cfg.get("device", "auto"))
         if self._distributed and not torch.distributed.is_initialized():
             dist_cfg = env_cfg.get("dist_cfg", {})
-            init_process_group(
-                self._launcher, self.device, dist_cfg.get("backend"), dist_cfg.get("timeout", 1800)
-            )
+            timeout = dist_cfg.get("timeout", DEFAULT_TIMEOUT)
+            init_process_group(self._launcher, self.device, dist_cfg.get("backend"), timeout)
         if self._distributed:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 # mmengine would set them to this as well, with a warning from every process.
@@ -64,6 +75,31 @@ class Runner(MMRunner):
         # in the same second must not share them.
         if count := next(_runs):
             self._timestamp += f"_{count}"
+
+    def train(self) -> nn.Module:
+        """Train and return the model; raises ConfigError if another run uses the folder."""
+        with run_lock(self.work_dir) if self.rank == 0 else nullcontext():
+            if self.rank == 0:
+                remove_left_overs(self.work_dir)
+            try:
+                with lost_processes_named():
+                    return super().train()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise TrainingError(
+                    f"a file of the run could not be written ({error}): free space for "
+                    f"{self.work_dir}, then continue with --resume; checkpoints are untouched"
+                ) from error
+
+    @property
+    def preempted(self) -> bool:
+        """Whether training ended early since a signal asked for it."""
+        return self.train_loop.preempted
+
+    def get_hooks_info(self) -> str:
+        """Return the names of the hooks, where mmengine has forty lines for each log."""
+        return ", ".join(type(hook).__name__ for hook in self.hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to the device and, with several processes, train through replicas."""
@@ -94,6 +130,7 @@ class Runner(MMRunner):
                 "samples_seen": loop.samples_seen,
                 "seed": self.seed,
                 "world_size": self.world_size,
+                "global_batch_size": loop.global_batch_size,
                 "config": config_to_json(self.cfg),
                 "version": ddgan.__version__,
                 "torch": str(torch.__version__),
@@ -148,10 +185,10 @@ class Runner(MMRunner):
                 f"weights alone: --cfg-options load_from={filename}"
             ) from None
         self.train_loop.resume(meta["iter"], meta["samples_seen"])
-        if meta["seed"] != self.seed:
-            self.logger.warning(f"The seed changes from {meta['seed']} to {self.seed} on resuming")
         self._has_loaded = True
         self.logger.info(f"Resumed from {filename} at iteration {meta['iter']}")
+        for change in changes_on_resume(self, meta):
+            self.logger.warning(change)
 
     def _load_optimizers(self, checkpoint: dict) -> None:
         self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
@@ -175,4 +212,5 @@ class Runner(MMRunner):
             f"{self.world_size} process(es), {torch.get_num_threads()} CPU thread(s), "
             f"seed {self.seed}"
         )
-        self.logger.debug(f"Config:\n{self.cfg.pretty_text}")
+        if self.logger.isEnabledFor(logging.DEBUG):  # Formatting takes a good part of a second.
+            self.logger.debug(f"Config:\n{self.cfg.pretty_text}")

@@ -76,7 +76,7 @@ class AdaptiveAugmentation(nn.Module):
         """Count the logits of a batch of real, augmented images, and adjust p where it is due."""
         if self.target is None:
             return
-        signs = real_logits.float().sign()
+        signs = real_logits.float().sign().nan_to_num()
         batch = torch.stack([signs.sum(), torch.ones_like(signs).sum()])
         all_reduce(batch)
         self.signs += batch

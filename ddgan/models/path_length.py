@@ -37,6 +37,8 @@ class PathLengthPenalty(nn.Module):
         """Update a with the lengths (N,) of a batch and return the penalty, a scalar."""
         batch_mean = lengths.detach().mean().to(self.mean.dtype)
         all_reduce(batch_mean, op="mean")
+        # A batch that overflowed is skipped by the optimizer; it must not stay in the mean.
+        batch_mean = torch.where(batch_mean.isfinite(), batch_mean, self.mean)
         self.mean.lerp_(batch_mean, self.decay)
         # A copy, so that a later update leaves this graph alone.
         return (lengths - self.mean.clone()).square().mean()

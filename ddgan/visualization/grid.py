@@ -1,5 +1,6 @@
 """Grids of pictures and scatter plots of points."""
 
+import gc
 import io
 import math
 from pathlib import Path
@@ -45,6 +46,9 @@ def scatter(points: Tensor) -> np.ndarray:
     axes.set_aspect("equal", "datalim")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    # A figure is a web of references; left to later collections, a long run's memory would grow.
+    del axes, figure
+    gc.collect()
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -68,25 +70,28 @@ def test_a_folder_without_permission(tmp_path):
         save_checkpoint(tmp_path / "iter_1.pth", {})
 
 
-def test_every_altered_byte_is_noticed_or_harmless(tmp_path):
+def test_every_altered_byte_is_noticed(tmp_path):
     path = tmp_path / "iter_1.pth"
     save_checkpoint(path, {"a": torch.arange(5), "b": "text"})
     whole = path.read_bytes()
-    refused = 0
     for at in range(len(whole)):
         altered = bytearray(whole)
-        # Of all bits one that torch's reader acts on: in one place it marks a folder.
-        altered[at] ^= 0x10
+        altered[at] ^= 1 << at % 8
         path.write_bytes(altered)
-        try:
-            content = read_checkpoint(path)
-        except CheckpointError:
-            refused += 1
-        else:
-            assert torch.equal(content["a"], torch.arange(5)), at
-            assert content["b"] == "text", at
-    # The rest is the padding that aligns tensors, and fields that no reader looks at.
-    assert refused > len(whole) / 3
+        with pytest.raises(CheckpointError, match=r"iter_1\.pth is (damaged|truncated)"):
+            read_checkpoint(path)
+
+
+def test_the_digest_is_that_of_all_before_it(tmp_path):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, {"a": torch.arange(5)})
+    body, _, digest = path.read_bytes().rpartition(b"sha256:")
+    assert hashlib.sha256(body).hexdigest() == digest.decode()
+    # It is the comment of a zip archive that other tools read as before.
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.arange(5))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.decode() == f"sha256:{digest.decode()}"
 
 
 def test_every_truncation_is_noticed(tmp_path):
@@ -109,20 +114,68 @@ class Malicious:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_checkpoint_does_not_run(tmp_path, zipped):
+@pytest.mark.parametrize("sealed", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, sealed):
     marker, path = tmp_path / "ran", tmp_path / "iter_1.pth"
     content = {"format": module.CHECKPOINT_FORMAT, "state_dict": {}, "x": Malicious(marker)}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if sealed:  # Anybody can compute a digest.
+        save_checkpoint(path, content)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    message = "without running code" if sealed else "not a training checkpoint"
     for read in (read_checkpoint, read_weights):
-        with pytest.raises(CheckpointError, match=r"iter_1\.pth"):
+        with pytest.raises(CheckpointError, match=message):
             read(path)
     assert not marker.exists()
+
+
+def seal(path):
+    """Give an archive the digest that a checkpoint has."""
+    body = path.read_bytes()[:-2] + (71).to_bytes(2, "little")
+    path.write_bytes(body + b"sha256:" + hashlib.sha256(body).hexdigest().encode())
+
+
+def rewrite(source, target, change, compression=zipfile.ZIP_STORED):
+    """Copy an archive, with ``change(entry)`` made to the entry of its first tensor."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for part in old.infolist():
+            entry = zipfile.ZipInfo(part.filename)
+            entry.compress_type = compression
+            content = old.read(part)
+            if part.filename.endswith("/data/0"):
+                content = change(entry, content)
+            new.writestr(entry, content)
+    seal(target)
+
+
+def as_folder(entry, content):
+    entry.external_attr = 0x10
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "compression"),
+    [
+        (lambda entry, content: bytes(2**24), zipfile.ZIP_DEFLATED),
+        (as_folder, zipfile.ZIP_STORED),
+    ],
+)
+def test_archives_that_torch_does_not_write_are_refused(tmp_path, change, compression):
+    """A part of 16 MiB of zeros takes 16 kB in the file; one of 16 GiB would take the memory."""
+    source, path = tmp_path / "source.pth", tmp_path / "iter_1.pth"
+    save_checkpoint(source, {"a": torch.arange(5)})
+    rewrite(source, path, change, compression)
+    assert path.stat().st_size < 2**17
+    with pytest.raises(CheckpointError, match="is not stored as torch does"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(1), {}, {"format": "other"}])
 def test_other_files_are_told_apart(tmp_path, content):
     torch.save(content, tmp_path / "iter_1.pth")
+    with pytest.raises(CheckpointError, match=r"not a training checkpoint .*convert_official\.py"):
+        read_checkpoint(tmp_path / "iter_1.pth")
+    seal(tmp_path / "iter_1.pth")
     with pytest.raises(CheckpointError, match="not a training checkpoint of this project"):
         read_checkpoint(tmp_path / "iter_1.pth")
 

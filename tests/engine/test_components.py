@@ -10,6 +10,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from extractor_weights import write_dinov2, write_inception, write_timm, write_vgg16
 from PIL import Image
 from torch import nn
 
@@ -59,11 +60,21 @@ def database(root):
     return {"path": str(root / "a.lmdb")}
 
 
-def mnist(root):
+def memmap(root):
+    np.save(root / "a.npy", np.zeros((2, 3, 4, 4), np.uint8))
+    return {"path": str(root / "a.npy")}
+
+
+def mnist(root, split="train"):
     picture, label = struct.pack(">4i", 0x803, 1, 28, 28), struct.pack(">2i", 0x801, 1)
-    (root / "train-images-idx3-ubyte").write_bytes(picture + bytes(28 * 28))
-    (root / "train-labels-idx1-ubyte").write_bytes(label + bytes(1))
+    (root / f"{split}-images-idx3-ubyte").write_bytes(picture + bytes(28 * 28))
+    (root / f"{split}-labels-idx1-ubyte").write_bytes(label + bytes(1))
     return {"root": str(root)}
+
+
+def both_mnist_splits(root):
+    mnist(root, "t10k")
+    return mnist(root)
 
 
 def ddgan(root):
@@ -113,6 +124,11 @@ def find(node, name):
 ARGUMENTS = {
     "DDGAN": ddgan,
     "SPIGAN": from_config("spigan_stackeddigits.py", "SPIGAN"),
+    "StyleGAN2": from_config("stylegan2_stackeddigits.py", "StyleGAN2"),
+    "GAN": from_config("gan_gaussians25.py", "GAN"),
+    "WGANGP": from_config("wgangp_gaussians25.py", "WGANGP"),
+    "DDPM": from_config("ddpm_gaussians25_t100.py", "DDPM"),
+    "DiffusionAugmentation": nothing,
     "SPIGANGenerator": from_config("spigan_stackeddigits.py", "SPIGANGenerator"),
     "NeuralODEMapping": from_config("spigan_stackeddigits.py", "NeuralODEMapping"),
     "StyleGAN2Generator": from_config("spigan_stackeddigits.py", "StyleGAN2Generator"),
@@ -124,6 +140,8 @@ ARGUMENTS = {
     "PointPreprocessor": nothing,
     "MLPGenerator": lambda root: {"num_steps": 2},
     "MLPDiscriminator": lambda root: {"num_steps": 2},
+    "MLPLatentGenerator": nothing,
+    "MLPUnconditionalDiscriminator": nothing,
     "NCSNpp": lambda root: {"image_size": 8, "base_channels": 8},
     "TimeDependentDiscriminator": lambda root: {"blocks": [[8, True]], "stem_channels": 8},
     "CIFAR10": cifar10,
@@ -133,14 +151,38 @@ ARGUMENTS = {
     "ImageFolder": folder,
     "ImageZip": zipped,
     "ImageLMDB": database,
+    "ImageMemmap": memmap,
     "CentreCrop": nothing,
     "Resize": lambda root: {"size": 4},
     "ResumableSampler": lambda root: {"dataset": range(3), "seed": 1},
     "DigitModes": nothing,
+    "MnistModes": nothing,
+    "MnistFeatures": both_mnist_splits,
     "GaussianModes": nothing,
+    "FunctionEvaluations": nothing,
+    "SamplingTime": nothing,
+    "FrechetDistance": nothing,
+    "InceptionScore": nothing,
+    "KernelDistance": nothing,
+    "PrecisionRecall": nothing,
+    "DensityCoverage": nothing,
+    "InceptionExtractor": lambda root: {"weights": str(write_inception(root / "a.pth"))},
+    "VGG16Extractor": lambda root: {"weights": str(write_vgg16(root / "a.pth"))},
+    "DINOv2Extractor": lambda root: {
+        "size": "small",
+        "weights": str(write_dinov2(root / "a.pth")),
+    },
+    "TimmExtractor": lambda root: {
+        "model_name": "test_vit",
+        "weights": str(write_timm(root / "a.pth", "test_vit")),
+    },
+    "EfficientNetLite0Extractor": nothing,
+    "PixelExtractor": lambda root: {"image_shape": (3, 4, 4)},
     "Runner": whole_config,
     "TrainLoop": loop,
     "AtomicCheckpoint": nothing,
+    "EvaluateMetrics": lambda root: {"metric": "fid"},
+    "EqualReplicas": nothing,
     "SamplePictures": nothing,
     "TrainingLog": nothing,
     "PrecisionOptimWrapper": optimizer,

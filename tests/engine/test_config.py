@@ -125,7 +125,8 @@ def test_every_config_loads_and_its_model_builds(name):
     with torch.device("meta"):
         model = MODELS.build(cfg.model)
     assert count(model.generator) == GENERATORS.get(name, count(model.generator))
-    assert count(model.discriminator) == DISCRIMINATORS.get(name, count(model.discriminator))
+    if name in DISCRIMINATORS:
+        assert count(model.discriminator) == DISCRIMINATORS[name]
     assert count(model.generator_ema) == count(model.generator)
     # What a checkpoint carries builds the same model.
     stored = config_from_json(config_to_json(cfg))

@@ -1,5 +1,4 @@
 import json
-import socket
 import sys
 from pathlib import Path
 
@@ -62,26 +61,30 @@ custom_hooks = [dict(type="CompareRanks")]
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, start_tool):
-    """Return the folder in which a config with an outside package was trained on two processes."""
+def run(tmp_path_factory, start_tool, free_port):
+    """Return the folder in which a config with an outside package was trained on two processes.
+
+    They are started as on two machines with one GPU each.
+    """
     folder = tmp_path_factory.mktemp("outside")
     (folder / "outside_package.py").write_text(PACKAGE)
     (folder / "config.py").write_text(CONFIG)
-    process = start_tool(
-        ["bash", ROOT / "tools" / "dist_train.sh", "config.py", 2, "--device", "cpu"],
-        folder,
-        PYTHONPATH=f"{ROOT}:{folder}",
-        PORT=str(free_port()),
-    )
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    port = str(free_port())
+    nodes = [
+        start_tool(
+            ["bash", ROOT / "tools" / "dist_train.sh", "config.py", 1, "--device", "cpu"],
+            folder,
+            PYTHONPATH=f"{ROOT}:{folder}",
+            PORT=port,
+            NNODES="2",
+            NODE_RANK=str(node),
+        )
+        for node in (0, 1)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    output = outputs[0]
     assert "global batch 16 (2 x 8)" in output
     assert "Warning" not in output
     return folder
