@@ -1,15 +1,17 @@
-"""What a notebook imports: load weights, draw samples."""
+"""What a notebook imports: load weights, draw samples, edit pictures."""
 
 from pathlib import Path
 
+from ddgan.data.single import read_picture
 from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types
 from ddgan.engine.distributed import select_device
 from ddgan.engine.memory import activation_bytes, fitting_batch_size
 from ddgan.models import GenerativeModel
+from ddgan.models.editing import edit, inpaint, interpolate
 from ddgan.registry import MODELS
 
-__all__ = ["auto_batch_size", "load_model"]
+__all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "read_picture"]
 
 
 def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:

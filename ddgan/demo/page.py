@@ -1,0 +1,128 @@
+"""The page: canvas and settings on the left, results on the right."""
+
+import base64
+import io
+import os
+import time
+from collections.abc import Iterator
+from importlib import resources
+
+from torch import Tensor
+
+from ddgan.apis import edit
+from ddgan.data.decoding import to_picture
+from ddgan.demo.paintings import MAX_BYTES, decode_painting
+from ddgan.errors import UserError
+from ddgan.models import GenerativeModel
+
+# gradio asks for these when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+try:
+    import gradio as gr
+except ImportError as error:
+    raise UserError(
+        f"the web page needs gradio ({error}); install it with: pip install 'ddgan[demo]'"
+    ) from None
+
+MAX_NUM = 16
+# Sides below it are enlarged for painting by a whole factor.
+CANVAS_SIDE = 256
+RESULT_SIDE = 128
+# The page asks no other host for fonts.
+FONTS = ["system-ui", "sans-serif"]
+MONO_FONTS = ["ui-monospace", "monospace"]
+
+
+def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
+    """Return the page for a model; ``name`` is shown in its title."""
+    _, height, width = model.data_shape
+    zoom = max(1, round(CANVAS_SIDE / max(height, width)))
+    steps = model.diffusion.num_steps
+    with gr.Blocks(title=f"Strokes to pictures: {name}", analytics_enabled=False) as page:
+        gr.Markdown(
+            f"### Strokes to pictures\n{name}: {width} × {height} pixels, {steps} steps. What is "
+            "painted is diffused to step t and denoised from there."
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=400):
+                canvas = gr.HTML(
+                    html_template=_asset("canvas.html"),
+                    css_template=_asset("canvas.css"),
+                    js_on_load=_asset("canvas.js"),
+                    elem_id="canvas",
+                    canvas_width=width * zoom,
+                    canvas_height=height * zoom,
+                    max_bytes=MAX_BYTES,
+                )
+                start_step = gr.Slider(
+                    1,
+                    steps,
+                    value=max(1, steps // 2),
+                    step=1,
+                    label="t: the lower, the more closely the strokes are followed",
+                    elem_id="start-step",
+                )
+                num = gr.Slider(1, MAX_NUM, value=8, step=1, label="pictures", elem_id="num")
+                seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="seed")
+            with gr.Column(scale=2):
+                results = gr.HTML("", elem_id="results", css_template=_asset("results.css"))
+
+        def draw(painting: str | None, start_step: int, num: int, seed: int) -> Iterator[str]:
+            try:
+                yield from draw_results(model, painting, start_step, num, seed)
+            except UserError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+        gr.on(
+            [page.load, canvas.input, start_step.change, num.change, seed.change],
+            draw,
+            [canvas, start_step, num, seed],
+            results,
+            # While one request runs, the newest of those after it waits, and no other.
+            trigger_mode="always_last",
+            concurrency_limit=1,
+            show_progress="hidden",
+        )
+    return page.queue(max_size=16, default_concurrency_limit=1)
+
+
+def draw_results(
+    model: GenerativeModel, painting: str | None, start_step: int, num: int, seed: int
+) -> Iterator[str]:
+    """Yield the HTML of the results so far, after each, with the seconds that it took."""
+    if not painting:
+        yield '<p class="hint">Paint, or open a picture.</p>'
+        return
+    if not all(isinstance(value, int) for value in (start_step, num, seed)):
+        raise UserError(f"t is {start_step}, pictures {num}, seed {seed}; expected whole numbers")
+    if not 1 <= num <= MAX_NUM or seed < 0:
+        raise UserError(
+            f"pictures is {num} and seed {seed}; expected 1 to {MAX_NUM}, and at least 0"
+        )
+    picture = decode_painting(painting, model.data_shape)
+    figures = [_figure(picture, "as the model sees it", "painting")]
+    for index in range(num):
+        started = time.perf_counter()
+        result = edit(model, picture, start_step, num=1, seed=seed, first_index=index)[0].cpu()
+        seconds = time.perf_counter() - started
+        figures.append(_figure(result, f"{seconds:.3f} s", "result"))
+        yield f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _figure(picture: Tensor, caption: str, kind: str) -> str:
+    """Return a picture in the page itself: results are never files that a server hands out."""
+    image = to_picture(picture)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    zoom = max(1, RESULT_SIDE // max(image.size))
+    size = f'width="{image.width * zoom}" height="{image.height * zoom}"'
+    return (
+        f'<figure class="{kind}"><img {size} alt="{kind}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("ddgan.demo").joinpath("assets", name).read_text("utf-8")
