@@ -1,0 +1,201 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddgan.experiments import TABLES, markdown_table, quality_time_points, read_measured
+from ddgan.experiments.published import COLUMNS
+from ddgan.experiments.tables import format_published
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder, iteration, metric, values, **protocol):
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = f"iter_{iteration}.pth"
+    protocol = {
+        "checkpoint": checkpoint,
+        "iteration": iteration,
+        "ema": True,
+        "nfe": 4,
+        "device": "cuda:0",
+        **protocol,
+    }
+    record = {"metric": metric, "version": "1", "values": values, "protocol": protocol}
+    (folder / f"iter_{iteration}_{metric}.json").write_text(json.dumps(record))
+
+
+EXPECTED_STACKED = """\
+## DDGAN, Table 3: Mode coverage on StackedMNIST
+
+| Model | Modes ↑ | KL ↓ |
+|---|---:|---:|
+| VEEGAN (Srivastava et al.) | 762 | 2.173 |
+| PacGAN (Lin et al.) | 992 | 0.277 |
+| PresGAN (Dieng et al.) | 1000 | 0.115 |
+| InclusiveGAN (Yu et al.) | 997 | 0.200 |
+| StyleGAN2 (Karras et al.) | 940 | 0.424 |
+| Adv. DSM (Jolicoeur-Martineau et al.) | 1000 | 1.49 |
+| VAEBM (Xiao et al.) | 1000 | 0.087 |
+| Denoising Diffusion GAN | 1000 | 0.071 |
+| **ddgan_stackedmnist**, iteration 150,000 | **998** | **0.123** |
+"""
+
+
+def test_the_row_of_a_run_stands_below_the_published_one(tmp_path):
+    run = tmp_path / "ddgan_stackedmnist"
+    write(run, 150_000, "modes", {"modes": 998, "kl": 0.1234}, num=25_600)
+    assert markdown_table(TABLES["ddgan-3"], read_measured([tmp_path])) == EXPECTED_STACKED
+
+
+def test_other_protocols_are_named_in_footnotes(tmp_path):
+    run = tmp_path / "second try"
+    config = {"config": "configs/spigan_lsunchurch256.py"}
+    write(run, 900, "recall", {"recall": 0.5}, num=50_000, **config)
+    write(run, 900, "coverage", {"coverage": 0.25}, num=1_000, ema=False,
+          extractor={"name": "dinov2"}, **config)  # fmt: skip
+    report = markdown_table(TABLES["spigan-6"], read_measured([tmp_path]))
+    row = next(line for line in report.splitlines() if "spigan_lsunchurch256" in line)
+    name = "**spigan_lsunchurch256** (second try), iteration 900"
+    assert row == f"| {name} | **0.50** | **0.25**² ³ ⁴ |"
+    notes = re.findall(r"^([¹²³⁴]) (.*?) *$", report, re.M)
+    assert [number for number, _ in notes] == ["¹", "²", "³", "⁴"]
+    assert notes[0][1].startswith("the text has the values without the systems' names")
+    assert notes[1][1] == "1,000 samples instead of 50,000"
+    assert notes[2][1] == "features of dinov2 instead of the published Inception's"
+    assert notes[3][1] == "the generator as trained, not its average"
+
+
+def test_values_of_different_checkpoints_are_not_mixed(tmp_path):
+    run = tmp_path / "ddgan_cifar10"
+    write(run, 100, "fid", {"fid": 9.0}, num=50_000)
+    write(run, 100, "recall", {"recall": 0.4}, num=50_000)
+    write(run, 200, "fid", {"fid": 8.0}, num=50_000)
+    write(run, 300, "time", {"seconds": 0.5}, device_name="V100")
+    report = markdown_table(TABLES["ddgan-2"], read_measured([tmp_path]))
+    assert "| **ddgan_cifar10**, iteration 200 | – | **8.00** | – |" in report
+
+
+def test_two_runs_of_a_config_get_two_rows(tmp_path):
+    for name, fid in (("a", 3.0), ("b", 4.0)):
+        write(tmp_path / name, 10, "fid", {"fid": fid}, num=30_000, config="ddgan_celebahq256")
+    report = markdown_table(TABLES["ddgan-4"], read_measured([tmp_path / "a", tmp_path / "b"]))
+    assert re.findall(r"\*\*ddgan_celebahq256\*\* \((\w)\).*\| \*\*(.*)\*\* \|", report) == [
+        ("a", "3.00"),
+        ("b", "4.00"),
+    ]
+
+
+def test_files_that_are_no_records_are_passed_over(tmp_path):
+    (tmp_path / "settings.json").write_text('{"metric": 3}')
+    (tmp_path / "broken.json").write_text("{")
+    assert read_measured([tmp_path]) == []
+
+
+def test_the_tool_writes_tables_and_figure(tmp_path, call_tool):
+    run = tmp_path / "ddgan_cifar10"
+    write(run, 10, "fid", {"fid": 4.5}, num=50_000)
+    write(run, 10, "time", {"seconds": 0.3}, device_name="H100")
+    out = tmp_path / "REPORT.md"
+    status, output = call_tool("report", tmp_path, "--out", out)
+    assert status == 0, output
+    report = out.read_text()
+    assert re.findall("^## (.*?):", report, re.M) == [table.source for table in TABLES.values()]
+    assert "| **ddgan_cifar10**, iteration 10 | – | **4.50** | – | **4** | **0.30**" in report
+    assert "measured on H100" in report
+    picture = np.asarray(Image.open(tmp_path / "quality_time.png").convert("RGB")).reshape(-1, 3)
+    # The measured point is drawn in its own colour.
+    assert (picture == (0xD1, 0x49, 0x5B)).all(axis=1).sum() > 50
+
+
+def test_the_tool_says_what_is_missing(tmp_path, call_tool):
+    status, output = call_tool("report", tmp_path)
+    assert status == 1
+    assert "there are no records" in output
+    assert "tools/test.py writes them" in output
+    status, output = call_tool("report", tmp_path / "nowhere")
+    assert status == 1
+    assert "nowhere is not a folder" in output
+
+
+def test_a_curve_needs_its_score(tmp_path, call_tool):
+    for iteration in (50, 100):
+        write(tmp_path / "a", iteration, "modes", {"modes": 3, "kl": 2.0 / iteration})
+    out = tmp_path / "curve.png"
+    arguments = (tmp_path, "--figure", "convergence", "--out", out)
+    status, output = call_tool("report", *arguments)
+    assert status == 1
+    assert "no record has the score 'fid'" in output
+    status, output = call_tool("report", *arguments, "--score", "kl")
+    assert status == 0, output
+    assert Image.open(out).size[0] > 500
+
+
+def test_published_points_are_those_with_fid_and_time(tmp_path):
+    points = quality_time_points([])
+    assert {p.label: (p.seconds, p.quality) for p in points}["DDPM"] == (80.5, 3.21)
+    assert len(points) == len({p.label for p in points}) == 16
+    write(tmp_path / "x", 1, "fid", {"fid": 2.0}, config="ddgan_celebahq256")
+    write(tmp_path / "x", 1, "time", {"seconds": 2.0}, config="ddgan_celebahq256")
+    assert len(quality_time_points(read_measured([tmp_path]))) == 16
+    assert quality_time_points([], "kl") == []
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_published_tables_are_well_formed(name):
+    table = TABLES[name]
+    assert len({row.system for row in table.rows}) == len(table.rows)
+    ranges = {"recall": (0, 1), "coverage": (0, 1), "modes": (0, 1000), "is": (1, 12),
+              "fid": (1, 100), "nfe": (0, 4000), "time": (0, 500), "kl": (0, 3)}  # fmt: skip
+    for row in table.rows:
+        assert len(row.values) == len(table.columns), row
+        for column, value in zip(table.columns, row.values, strict=True):
+            low, high = ranges[column]
+            assert value is None or low < value <= high
+    assert all(column in COLUMNS for column in table.columns)
+    systems = {row.system for row in table.rows}
+    assert {ours.system for ours in table.ours} <= systems | {None}
+
+
+def test_what_both_papers_print_is_the_same_here():
+    """They print the same numbers for other systems, but where a note says otherwise."""
+    pairs = {"ddgan-1": "spigan-2", "ddgan-4": "spigan-3", "ddgan-5": "spigan-4"}
+    different = []
+    for first, second in pairs.items():
+        other = {row.system: row.values for row in TABLES[second].rows}
+        rows = TABLES[first].rows
+        unlike = [row.system for row in rows if row.values != other[row.system]]
+        different += [system.split(" (")[0] for system in unlike]
+        assert len(other) == len(TABLES[first].rows) + 1
+    assert different == ["TransGAN", "Gotta Go Fast"]
+    one = TABLES["ddgan-2"].published("T = 1")
+    assert one == TABLES["spigan-5"].published("K = 1 (DD-GAN)")
+    four = TABLES["ddgan-2"].published("T = 4")
+    first = TABLES["ddgan-1"].published("Denoising Diffusion GAN, T=4")
+    assert four.items() <= first.items()
+    two = TABLES["spigan-5"].published("K = 2")
+    assert two.items() <= TABLES["spigan-2"].published("SPI-GAN, K=2").items()
+
+
+def test_the_configs_comments_say_the_same():
+    """The configs cite FID and recall of their rows on their own account."""
+    checked = 0
+    for table in (TABLES["ddgan-2"], TABLES["spigan-5"]):
+        for ours in table.ours:
+            path = ROOT / "configs" / "ablations" / f"{ours.config}.py"
+            if ours.system is None or not path.exists():
+                continue
+            values = table.published(ours.system)
+            for name, text in re.findall(r"(FID|recall) (\d+\.\d+)", path.read_text()):
+                assert format_published(name.lower(), values[name.lower()]) == text, ours
+                checked += 1
+    assert checked >= 15
+
+
+def test_every_config_of_the_tables_exists():
+    files = {path.stem for path in (ROOT / "configs").rglob("*.py")}
+    named = {ours.config for table in TABLES.values() for ours in table.ours}
+    assert named <= files

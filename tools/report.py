@@ -1,0 +1,88 @@
+"""The papers' tables with this project's rows: ``python tools/report.py work_dirs --out R.md``."""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddgan.engine.cli import user_errors
+from ddgan.errors import UserError
+from ddgan.experiments import TABLES, Measured, markdown_table, quality_time_points, read_measured
+from ddgan.experiments.published import COLUMNS
+from ddgan.visualization import plot_convergence, plot_quality_time
+
+FIGURES = ("quality-time", "convergence")
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        description="Turn the records of tools/test.py into the tables of both papers, published "
+        "rows beside measured ones, and the plot of quality against time (DDGAN, Fig. 4)."
+    )
+    parser.add_argument("folders", nargs="+", help="runs, or folders of runs, such as work_dirs")
+    parser.add_argument(
+        "--tables", nargs="+", choices=list(TABLES), default=list(TABLES), metavar="TABLE",
+        help=f"default all: {', '.join(TABLES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--figure",
+        choices=FIGURES,
+        help="only a figure: quality against time, or a score along the training (SPI-GAN, Fig. 8)",
+    )
+    parser.add_argument(
+        "--score", choices=list(COLUMNS), default="fid", help="the figure's (default fid)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help="the Markdown to write, with quality_time.png beside it, or the figure's PNG; "
+        "default: print the tables",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.figure and not args.out:
+        parser.error("--figure needs --out FILE.png")
+    return args
+
+
+def draw(figure: str, measured: Sequence[Measured], score: str, out: Path) -> None:
+    """Write one of the figures."""
+    label = COLUMNS[score].label
+    if figure == "quality-time":
+        plot_quality_time(quality_time_points(measured, score), out, label)
+        return
+    curves = defaultdict(list)
+    for entry in measured:
+        if (value := entry.value(score)) is not None:
+            curves[entry.config].append((entry.iteration, value))
+    if not curves:
+        raise UserError(f"no record has the score {score!r}; tools/test.py measures it")
+    plot_convergence(curves, out, label)
+
+
+def main() -> None:
+    """Read the records and write the report."""
+    args = parse_args()
+    with user_errors():
+        measured = read_measured(args.folders)
+        if not measured:
+            raise UserError(
+                f"there are no records in {', '.join(args.folders)}; tools/test.py writes them"
+            )
+        if args.figure:
+            draw(args.figure, measured, args.score, Path(args.out))
+            print(f"wrote {args.out}")
+            return
+        sections = [markdown_table(TABLES[name], measured) for name in args.tables]
+        if args.out is None:
+            print("\n".join(sections))
+            return
+        out = Path(args.out)
+        picture = out.with_name("quality_time.png")
+        draw("quality-time", measured, "fid", picture)
+        sections.insert(0, f"# Results\n\n![Quality against time]({picture.name})\n")
+        out.write_text("\n".join(sections))
+        print(f"wrote {out} and {picture}, from {len(measured)} checkpoints")
+
+
+if __name__ == "__main__":
+    main()
