@@ -1,11 +1,14 @@
-"""Measures the library: ``python tools/benchmark.py ops`` or ``model``, with ``--help``."""
+"""Measures the library: ``python tools/benchmark.py train``, or another one of ``--help``."""
 
 import argparse
 import sys
 
-import benchmark_model
+import benchmark_data
+import benchmark_density
 import benchmark_ops
+import benchmark_sample
 import benchmark_sampling
+import benchmark_train
 
 
 def main(arguments: list[str]) -> int:
@@ -14,8 +17,11 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in {
         "ops": benchmark_ops,
-        "model": benchmark_model,
+        "train": benchmark_train,
+        "sample": benchmark_sample,
         "sampling": benchmark_sampling,
+        "density": benchmark_density,
+        "data": benchmark_data,
     }.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         module.add_arguments(command)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddgan.diffusion import SampleNoise
+from ddgan.models.graphs import LastRecording
 from ddgan.registry import MODELS
 
 DEFAULT_BATCH_SIZE = 100
@@ -16,6 +17,9 @@ DEFAULT_BATCH_SIZE = 100
 
 class GenerativeModel(nn.Module, ABC):
     """A generator, its exponential moving average ``generator_ema``, and sampling from either."""
+
+    # How many pictures of each sample of a batch a train step generates.
+    pictures_per_sample = 1
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class GenerativeModel(nn.Module, ABC):
         self.images_seen = 0
         self._images_averaged = 0
         self._replicas: dict[str, nn.Module] = {}
+        self._recording = LastRecording()
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -96,23 +101,36 @@ class GenerativeModel(nn.Module, ABC):
         first_index: int = 0,
         use_ema: bool = True,
         progress: Callable[[int], None] | None = None,
+        cuda_graph: bool = False,
     ) -> Tensor:
         """Return samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
 
         Pictures are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
         index alone: ``batch_size``, or a division among processes, changes it by rounding at most.
-        ``progress(k)`` is called after each batch of k samples.
+        ``progress(k)`` is called after each batch of k samples. ``cuda_graph`` records the drawing
+        of a whole batch on a GPU and replays it for the next ones, in later calls as well, as long
+        as seed, batch size and precision stay the same; the memory of one batch remains taken.
         """
+        if cuda_graph and self.device.type != "cuda":
+            raise ValueError(f"cuda_graph needs a model on a GPU; this one is on {self.device}")
         if n < 0 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"n is {n}, batch_size {batch_size}; expected n >= 0, batch_size >= 1")
         generator = self.generator_ema if use_ema else self.generator
         was_training = generator.training
         generator.eval()
+
+        def finished(indices: Tensor) -> Tensor:
+            return self.to_output(self.draw(SampleNoise(seed, indices), generator))
+
         batches = []
         for start in range(0, n, batch_size or DEFAULT_BATCH_SIZE):
             stop = min(start + (batch_size or DEFAULT_BATCH_SIZE), n)
             indices = torch.arange(first_index + start, first_index + stop, device=self.device)
-            batches.append(self.to_output(self.draw(SampleNoise(seed, indices), generator)))
+            if cuda_graph:
+                key = (seed, next(generator.parameters()).data_ptr(), _precision(self.device.type))
+                batches.append(self._recording(key, finished, indices))
+            else:
+                batches.append(finished(indices))
             if progress is not None:
                 progress(stop - start)
         generator.train(was_training)
@@ -181,6 +199,12 @@ class GenerativeModel(nn.Module, ABC):
         self.ema_updates = int(state["ema_updates"])
         # A checkpoint between updates of the average, amid accumulated gradients, begins anew.
         self.images_seen = self._images_averaged = int(state.get("images_seen", 0))
+
+
+def _precision(device_type: str) -> torch.dtype | None:
+    """The dtype of autocast around the caller, None without."""
+    enabled = torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if enabled else None
 
 
 def build(module: dict | nn.Module) -> nn.Module:

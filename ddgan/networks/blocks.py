@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddgan.networks.layers import GroupNorm, conv2d
+from ddgan.networks.layers import Checkpointed, GroupNorm, conv2d, scaled_sum
 from ddgan.ops import conv_downsample2d, downsample2d, upsample2d
 
 FirKernel = tuple[float, ...] | None
@@ -50,7 +50,7 @@ class Upsample(nn.Module):
         return x if self.conv is None else self.conv(x)
 
 
-class ResBlock(nn.Module):
+class ResBlock(Checkpointed):
     """Residual block of BigGAN (with ``resample``) or DDPM (without), conditioned on time and w.
 
     Norm, SiLU, resampling, convolution, time bias, norm, SiLU, dropout, convolution. The time bias
@@ -94,15 +94,20 @@ class ResBlock(nn.Module):
         self, x: Tensor, time: Tensor, style1: Tensor | None = None, style2: Tensor | None = None
     ) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'), with ``time`` (N, C_out)."""
+        return self.checkpointed(self._forward, x, time, style1, style2)
+
+    def _forward(
+        self, x: Tensor, time: Tensor, style1: Tensor | None, style2: Tensor | None
+    ) -> Tensor:
         h = self.norm1(x, style1)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h) + time[:, :, None, None]
+        h = self.conv1(h).add_(time[:, :, None, None])
         h = F.dropout(self.norm2(h, style2), self.dropout, self.training)
         h = self.conv2(h)
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return (x + h) * self.residual_gain
+        return scaled_sum(x, h, self.residual_gain)
 
 
 class InputSkip(nn.Module):
@@ -135,7 +140,7 @@ class InputResidual(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the new features, which are also the new pyramid."""
-        h = (self.downsample(pyramid) + h) * self.residual_gain
+        h = scaled_sum(self.downsample(pyramid), h, self.residual_gain)
         return h, h
 
 
@@ -178,5 +183,5 @@ class OutputResidual(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the new features, which are also the new pyramid."""
-        h = (self.upsample(pyramid) + h) * self.residual_gain
+        h = scaled_sum(self.upsample(pyramid), h, self.residual_gain)
         return h, h

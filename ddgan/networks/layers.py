@@ -1,13 +1,14 @@
 """Layers shared by the networks: initialisation, embeddings, normalization and attention."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ddgan.ops import ada_group_norm
 
@@ -56,6 +57,39 @@ def linear(
     scaled_uniform_(layer.weight, fan, scale)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def scaled_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
+    """Return ``gain * (x + y)``, in one new tensor."""
+    return torch.add(x, y).mul_(gain)
+
+
+class Checkpointed(nn.Module):
+    """A module that, where ``checkpoint_activations`` is set, keeps only its inputs for backward.
+
+    What it computes in between is computed again when gradients are, also those of gradients.
+    """
+
+    checkpoint_activations = False
+    # The probability of dropout, whose draws the second computation must repeat.
+    dropout = 0.0
+
+    def checkpointed(self, function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """Return ``function(*inputs)``, remembering no more than asked for."""
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return function(*inputs)
+        return checkpoint(
+            function, *inputs, use_reentrant=False, preserve_rng_state=self.dropout > 0
+        )
+
+
+def set_options(network: nn.Module, checkpoint_activations: bool, channels_last: bool) -> None:
+    """Set how a finished network computes: with recomputed activations, and in which layout."""
+    for module in network.modules():
+        if isinstance(module, Checkpointed):
+            module.checkpoint_activations = checkpoint_activations
+    network.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    network.to(memory_format=network.memory_format)
 
 
 class SplitLinear(nn.Linear):
@@ -217,4 +251,4 @@ class Attention(nn.Module):
         q, k, v = (part[:, None] for part in self.qkv(tokens))
         h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
         h = h.transpose(1, 2).reshape(n, c, height, width)
-        return (x + h) * self.residual_gain
+        return scaled_sum(x, h, self.residual_gain)

@@ -16,6 +16,7 @@ from ddgan.networks.layers import (
     TimeEmbedding,
     check_latent,
     conv2d,
+    set_options,
 )
 from ddgan.networks.levels import Condition, DownLevel, MidLevel, Parts, UpLevel
 from ddgan.registry import MODELS
@@ -37,7 +38,10 @@ class NCSNpp(nn.Module):
     Attention stands at the levels whose width is in ``attention_resolutions``, and in the middle.
     ``latent_dim=0`` gives plain group norms and no mapping network (Appendix C.5, "no latent").
     ``fir=False`` resamples by means and nearest neighbours. ``centered=False`` says that the input
-    is in [0, 1]. Raises ValueError for a value or a combination that cannot be built.
+    is in [0, 1]. ``channels_last`` lays feature maps out as (N, H, W, C), which GPUs prefer under
+    mixed precision. ``checkpoint_activations`` computes the activations of the residual blocks
+    again in the backward pass instead of keeping them. Raises ValueError for a value or a
+    combination that cannot be built.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class NCSNpp(nn.Module):
         dropout: float = 0.0,
         tanh: bool = True,
         centered: bool = True,
+        channels_last: bool = False,
+        checkpoint_activations: bool = False,
     ):
         super().__init__()
         height, width = _sides(image_size)
@@ -129,6 +135,7 @@ class NCSNpp(nn.Module):
             else PositionalFeatures(base_channels)
         )
         self._build_conditioning(features, 4 * base_channels, embedding_dim, num_mapping_layers)
+        set_options(self, checkpoint_activations, channels_last)
 
     def _build_down(
         self, parts: Parts, widths: list[int], attended: list[bool], num_res_blocks: int
@@ -221,7 +228,9 @@ class NCSNpp(nn.Module):
         """
         _check_inputs(x_t, t, z, self.data_shape, self.latent_dim)
         conditions = self._conditions(t, z)
-        pyramid = x_t if self.centered else 2 * x_t - 1
+        pyramid = x_t.contiguous(memory_format=self.memory_format)
+        if not self.centered:
+            pyramid = 2 * pyramid - 1
         skips = [self.stem(pyramid)]
         for down in self.down:
             features, pyramid = down(skips[-1], pyramid, conditions)

@@ -1,0 +1,1 @@
+"""An independent implementation that the library is compared with."""

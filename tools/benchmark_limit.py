@@ -1,0 +1,83 @@
+"""The convolutions and matrix products of some work, recorded and run again on their own.
+
+The time of these calls is a limit for the work: what an implementation of the same arithmetic
+could reach with the same library of products if all else were free.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+_aten = torch.ops.aten
+PRODUCTS = {
+    _aten.convolution,
+    _aten.convolution_backward,
+    _aten.mm,
+    _aten.addmm,
+    _aten.bmm,
+    _aten.baddbmm,
+    # Attention's two products, and their softmax, are one call.
+    _aten._scaled_dot_product_flash_attention_for_cpu,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    _aten._scaled_dot_product_flash_attention,
+    _aten._scaled_dot_product_flash_attention_backward,
+    _aten._scaled_dot_product_efficient_attention,
+    _aten._scaled_dot_product_efficient_attention_backward,
+    _aten._scaled_dot_product_cudnn_attention,
+    _aten._scaled_dot_product_cudnn_attention_backward,
+}
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes each call of a product with stand-ins of its tensors, one per shape and layout."""
+
+    def __init__(self, channels_last: bool):
+        super().__init__()
+        self.channels_last = channels_last
+        self.calls: list[Callable[[], object]] = []
+        self._stand_ins: dict[tuple, Tensor] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in PRODUCTS:
+            keep = (lambda x: x) if "attention" in func.__name__ else self._stand_in
+            arguments = tree_map(keep, (args, kwargs or {}))
+            self.calls.append(partial(func, *arguments[0], **arguments[1]))
+        return func(*args, **(kwargs or {}))
+
+    def _stand_in(self, x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x
+        key = (x.shape, x.stride(), x.dtype)
+        if key not in self._stand_ins:
+            # Strides may be 0: a gradient that is the same for all pixels.
+            extent = 1 + sum((n - 1) * step for n, step in zip(*key[:2], strict=True))
+            values = torch.randn(extent, device=x.device).to(x.dtype)
+            copy = values.as_strided(x.shape, x.stride())
+            if self.channels_last and x.ndim == 4:
+                copy = copy.contiguous(memory_format=torch.channels_last)
+            self._stand_ins[key] = copy
+        return self._stand_ins[key]
+
+
+def products_of(work: Callable[[], object], channels_last: bool = False) -> Callable[[], None]:
+    """Do ``work`` once and return a call that makes its convolutions and matrix products alone.
+
+    Each product is one that the work computed: an operator that computes only the gradients asked
+    for does the same here. ``channels_last`` lays the pictures out as (N, H, W, C) instead of as
+    the work did. The values are random.
+    """
+    with _Recorder(channels_last) as recorder:
+        work()
+    calls = recorder.calls
+
+    @torch.no_grad()
+    def run() -> None:
+        for call in calls:
+            call()
+
+    run.count = len(calls)
+    return run
