@@ -15,12 +15,13 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ddgan/__init__.py").read_t
 setup(
     name="ddgan",
     version=VERSION,
-    description="Few-step generative models: Denoising Diffusion GANs",
+    description="Few-step generative models: Denoising Diffusion GANs and SPI-GAN",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ddgan", "ddgan.*"]),
+    package_data={"ddgan.demo": ["assets/*"]},
     ext_modules=[extension()],
     cmdclass={"build_ext": BuildOps},
     install_requires=[
@@ -37,10 +38,10 @@ setup(
         "lmdb>=1.4",
     ],
     extras_require={
-        "eval": ["torch-fidelity>=0.4"],
+        "eval": ["torch-fidelity>=0.4", "timm>=1.0"],
         "timm": ["timm>=1.0"],
         "ode": ["torchdiffeq>=0.2.5"],
-        "demo": ["gradio>=5"],
+        "demo": ["gradio>=6.31,<7"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -49,7 +50,7 @@ setup(
             "pybind11>=2.12",
             "torchdiffeq>=0.2.5",
             "timm>=1.0",
-            "gradio>=5",
+            "gradio>=6.31,<7",
             "playwright>=1.49",
             # What the metrics are compared with, and a pretrained network in a package.
             "torch-fidelity>=0.4",
