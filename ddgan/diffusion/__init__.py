@@ -5,6 +5,8 @@ that ``t``. The networks take the 0-based index ``t - 1``, as the released weigh
 subtraction happens where a model calls its network, and nowhere else.
 """
 
+from ddgan.diffusion.ddim import ddim_step, sub_steps
+from ddgan.diffusion.mixture import GaussianMixture
 from ddgan.diffusion.noise import SampleNoise
 from ddgan.diffusion.parametrization import (
     DirectDenoising,
@@ -14,21 +16,28 @@ from ddgan.diffusion.parametrization import (
     get_parametrization,
 )
 from ddgan.diffusion.process import Diffusion
+from ddgan.diffusion.reverse_sde import reverse_sde, vp_alpha_bar
 from ddgan.diffusion.sampling import ancestral
-from ddgan.diffusion.schedules import geometric_betas, vp_betas, vp_variance
+from ddgan.diffusion.schedules import geometric_betas, linear_betas, vp_betas, vp_variance
 from ddgan.diffusion.straight_path import StraightPath
 
 __all__ = [
     "Diffusion",
     "DirectDenoising",
+    "GaussianMixture",
     "NoiseGeneration",
     "Parametrization",
     "PosteriorOfX0",
     "SampleNoise",
     "StraightPath",
     "ancestral",
+    "ddim_step",
     "geometric_betas",
     "get_parametrization",
+    "linear_betas",
+    "reverse_sde",
+    "sub_steps",
+    "vp_alpha_bar",
     "vp_betas",
     "vp_variance",
 ]

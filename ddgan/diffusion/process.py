@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ddgan.diffusion.schedules import geometric_betas, vp_betas
+from ddgan.diffusion.schedules import geometric_betas, linear_betas, vp_betas
 
 
 class Diffusion(nn.Module):
@@ -15,7 +15,8 @@ class Diffusion(nn.Module):
     Times ``t`` are (B,) integers in {1, …, T}.
 
     ``schedule`` is ``"vp"`` (with ``beta_min``, ``beta_max`` and ``time_epsilon``, see
-    ``vp_betas``) or ``"geometric"`` (with ``variance_min`` and ``variance_max``).
+    ``vp_betas``), ``"linear"`` (with ``beta_min`` and ``beta_max``, see ``linear_betas``) or
+    ``"geometric"`` (with ``variance_min`` and ``variance_max``).
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Diffusion(nn.Module):
         super().__init__()
         if schedule == "vp":
             betas = vp_betas(num_steps, beta_min, beta_max, time_epsilon)
+        elif schedule == "linear":
+            betas = linear_betas(num_steps, beta_min, beta_max)
         elif schedule == "geometric":
             betas = geometric_betas(num_steps, variance_min, variance_max)
         else:
-            raise ValueError(f"schedule is {schedule!r}; expected 'vp' or 'geometric'")
+            raise ValueError(f"schedule is {schedule!r}; expected 'vp', 'linear' or 'geometric'")
         self.num_steps = num_steps
         for name, table in _tables(betas).items():
             self.register_buffer(name, table.to(dtype), persistent=False)

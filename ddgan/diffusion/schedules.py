@@ -51,6 +51,21 @@ def geometric_betas(
     return 1 - alpha_bar[1:] / alpha_bar[:-1]
 
 
+def linear_betas(num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
+    """Return (T,) variances that rise linearly from ``beta_min`` / T to ``beta_max`` / T.
+
+    With T = 1000 these are DDPM's, 1e-4 to 0.02 (Ho et al., 2020, Sec. 4); fewer steps are larger
+    in proportion, so that x_T is as noisy. Raises ValueError where a variance would reach 1.
+    """
+    _check_num_steps(num_steps)
+    if not 0 < beta_min <= beta_max < num_steps:
+        raise ValueError(
+            f"beta_min is {beta_min} and beta_max is {beta_max}; expected 0 < beta_min <= beta_max "
+            f"< num_steps, here {num_steps}: more steps, or schedule='vp' for few"
+        )
+    return torch.linspace(beta_min, beta_max, num_steps, dtype=torch.float64) / num_steps
+
+
 def _check_num_steps(num_steps: int) -> None:
     if not 1 <= num_steps <= 1000:
         raise ValueError(f"num_steps is {num_steps}; expected a number of steps from 1 to 1000")

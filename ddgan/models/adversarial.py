@@ -17,8 +17,8 @@ Logs = dict[str, Tensor]
 class AdversarialModel(GenerativeModel):
     """A generative model with a discriminator and the two losses that subclasses define."""
 
-    # How many pictures of each sample of a batch a train step generates and judges.
-    pictures_per_sample = 1
+    # How many updates of the discriminator go with one of the generator.
+    generator_interval = 1
 
     def __init__(self, generator: dict | nn.Module, discriminator: dict | nn.Module, **kwargs):
         """Build both networks; further arguments are those of ``GenerativeModel``."""
@@ -36,25 +36,26 @@ class AdversarialModel(GenerativeModel):
     def train_step(
         self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapperDict
     ) -> dict[str, Tensor]:
-        """Update the discriminator, then the generator, then its average, with one batch."""
+        """Update the discriminator and, where it is due, generator and average, with one batch."""
         random = StepRandom(len(data["x"]), self.device)
         x0 = self.data_preprocessor(data, random)
 
         d_optim = optim_wrapper["discriminator"]
         with d_optim.optim_context(self.replica("discriminator")):
-            d_loss, d_logs = self.discriminator_loss(x0, random)
+            d_loss, logs = self.discriminator_loss(x0, random)
             d_optim.update_params(d_loss)
 
-        g_optim = optim_wrapper["generator"]
-        with frozen(self.discriminator), g_optim.optim_context(self.replica("generator")):
-            g_loss, g_logs = self.generator_loss(x0, random)
-            g_optim.update_params(g_loss)
-
         self.images_seen += len(x0) * random.world_size
-        if g_optim.should_update():
-            self.update_ema()
+        if self.iteration % self.generator_interval == 0:
+            g_optim = optim_wrapper["generator"]
+            with frozen(self.discriminator), g_optim.optim_context(self.replica("generator")):
+                g_loss, g_logs = self.generator_loss(x0, random)
+                g_optim.update_params(g_loss)
+            if g_optim.should_update():
+                self.update_ema()
+            logs = {**logs, **g_logs}
         self.iteration += 1
-        return {**d_logs, **g_logs}
+        return logs
 
     def compile_networks(self) -> None:
         """Compile generator and discriminator in place."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrization
 from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
+from ddgan.models.base import build
 from ddgan.models.losses import mean_per_step, non_saturating_loss, r1_penalty
 from ddgan.models.random import StepRandom
 from ddgan.registry import MODELS
@@ -26,13 +27,15 @@ class DDGAN(AdversarialModel):
         r1_interval: int = 1,
         ema_decay: float = 0.9999,
         ema_warmup: bool = False,
+        augment: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
     ):
         """Build the networks and the diffusion.
 
         ``diffusion`` has the arguments of ``ddgan.diffusion.Diffusion``. ``r1_gamma`` is the γ of
         the R1 regularizer, which is added on every ``r1_interval``-th iteration, unscaled, and
-        never if γ is 0.
+        never if γ is 0. ``augment`` perturbs each x_{t-1}, real or fake, that the discriminator
+        sees; with one step, "one-shot with augmentation" of Table 2.
         """
         super().__init__(
             generator,
@@ -50,6 +53,7 @@ class DDGAN(AdversarialModel):
         self.parametrization = get_parametrization(parametrization)
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
+        self.augment = None if augment is None else build(augment)
 
     @property
     def num_evaluations(self) -> int:
@@ -62,8 +66,8 @@ class DDGAN(AdversarialModel):
         with torch.no_grad():
             fake_prev = self.denoise(self.replica("generator"), x_t, t, random)
 
-        real_logits, r1 = self.judge_real(x_prev, t, x_t)
-        fake_logits = self.replica("discriminator")(fake_prev, t - 1, x_t)
+        real_logits, r1 = self.judge_real(x_prev, t, x_t, random)
+        fake_logits = self.judge(self.replica("discriminator"), fake_prev, t, x_t, random)
 
         per_sample = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
             fake_logits, real=False
@@ -86,8 +90,8 @@ class DDGAN(AdversarialModel):
         t, _, x_t = self.diffuse_pair(x0, random)
         fake_prev = self.denoise(self.replica("generator"), x_t, t, random)
         # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
-        loss = non_saturating_loss(self.discriminator(fake_prev, t - 1, x_t), real=True)
-        loss = loss.float().mean()
+        logits = self.judge(self.discriminator, fake_prev, t, x_t, random)
+        loss = non_saturating_loss(logits, real=True).float().mean()
         return loss, {"g_loss": loss.detach()}
 
     def diffuse_pair(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,16 +107,26 @@ class DDGAN(AdversarialModel):
         noise = random.normal(tuple(x_t.shape[1:]))
         return self.parametrization.x_prev(self.diffusion, output, x_t, t, noise)
 
-    def judge_real(self, x_prev: Tensor, t: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def judge(
+        self, discriminator: nn.Module, x_prev: Tensor, t: Tensor, x_t: Tensor, random: StepRandom
+    ) -> Tensor:
+        """Return the logits (B, 1) of pairs (x_{t-1}, x_t)."""
+        if self.augment is not None:
+            x_prev = self.augment(x_prev, random)
+        return discriminator(x_prev, t - 1, x_t)
+
+    def judge_real(
+        self, x_prev: Tensor, t: Tensor, x_t: Tensor, random: StepRandom
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the logits of real pairs and, where it is due, the R1 penalty."""
         discriminator = self.replica("discriminator")
         if self.r1_gamma == 0 or self.iteration % self.r1_interval != 0:
-            return discriminator(x_prev, t - 1, x_t), None
+            return self.judge(discriminator, x_prev, t, x_t, random), None
         # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
         # compiled graph has no second derivative.
         with without_autocast(x_prev.device), uncompiled():
             x_prev = x_prev.detach().requires_grad_(True)
-            logits = discriminator(x_prev, t - 1, x_t)
+            logits = self.judge(discriminator, x_prev, t, x_t, random)
             return logits, r1_penalty(logits, x_prev)
 
     def latent(self, normal: Callable[[tuple[int, ...]], Tensor]) -> Tensor | None:

@@ -1,7 +1,12 @@
 """Generators and discriminators."""
 
 from ddgan.networks.discriminator import TimeDependentDiscriminator, minibatch_stddev
-from ddgan.networks.mlp import MLPDiscriminator, MLPGenerator
+from ddgan.networks.mlp import (
+    MLPDiscriminator,
+    MLPGenerator,
+    MLPLatentGenerator,
+    MLPUnconditionalDiscriminator,
+)
 from ddgan.networks.ncsnpp import NCSNpp
 from ddgan.networks.node_mapping import MLPMapping, NeuralODEMapping
 from ddgan.networks.path_discriminator import MLPPathDiscriminator
@@ -12,8 +17,10 @@ from ddgan.networks.stylegan2_generator import StyleGAN2Generator
 __all__ = [
     "MLPDiscriminator",
     "MLPGenerator",
+    "MLPLatentGenerator",
     "MLPMapping",
     "MLPPathDiscriminator",
+    "MLPUnconditionalDiscriminator",
     "NCSNpp",
     "NeuralODEMapping",
     "SPIGANGenerator",

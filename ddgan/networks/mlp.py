@@ -1,4 +1,4 @@
-"""Fully connected generator and discriminator: for points, and for very small pictures.
+"""Fully connected generators and discriminators: for points, and for very small pictures.
 
 The sizes for the 25 Gaussians are those of DDGAN, Appendix C.5.
 """
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddgan.networks.discriminator import minibatch_stddev
-from ddgan.networks.layers import check_latent
+from ddgan.networks.layers import check_latent, sinusoidal_embedding
 from ddgan.registry import MODELS
 
 SLOPE = 0.2
@@ -46,7 +46,9 @@ def _check_data(data_shape: tuple[int, ...], **data: Tensor) -> None:
 class MLPGenerator(nn.Module):
     """Predict x_0 from x_t, the time and a latent, all concatenated; ``num_steps`` is T.
 
-    ``latent_dim=0`` means no latent. ``tanh`` bounds the output, as pictures are.
+    ``latent_dim=0`` means no latent. ``tanh`` bounds the output, as pictures are. The time enters
+    as t/T, or with ``time_embedding_dim`` as that many sines and cosines of t, which tell hundreds
+    of steps apart. In DDPM the network predicts the noise instead of x_0.
     """
 
     def __init__(
@@ -57,14 +59,21 @@ class MLPGenerator(nn.Module):
         hidden_dim: int = 512,
         num_layers: int = 3,
         tanh: bool = False,
+        time_embedding_dim: int | None = None,
     ):
         super().__init__()
+        if time_embedding_dim is not None and (time_embedding_dim < 4 or time_embedding_dim % 2):
+            raise ValueError(
+                f"time_embedding_dim is {time_embedding_dim}; expected None or an even number of "
+                "at least 4"
+            )
         self.num_steps = num_steps
         self.latent_dim = latent_dim
         self.data_shape = tuple(data_shape)
         self.tanh = tanh
+        self.time_embedding_dim = time_embedding_dim
         size = math.prod(self.data_shape)
-        self.hidden = _hidden(size + 1 + latent_dim, hidden_dim, num_layers)
+        self.hidden = _hidden(size + (time_embedding_dim or 1) + latent_dim, hidden_dim, num_layers)
         self.out = nn.Linear(hidden_dim, size)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
@@ -74,12 +83,44 @@ class MLPGenerator(nn.Module):
         Raises ValueError for other shapes.
         """
         _check_data(self.data_shape, x_t=x_t)
-        inputs = [x_t.flatten(1), _time_column(t, self.num_steps, x_t)]
+        time = _time_column(t, self.num_steps, x_t)
+        if self.time_embedding_dim is not None:
+            time = sinusoidal_embedding(t, self.time_embedding_dim).to(x_t.dtype)
+        inputs = [x_t.flatten(1), time]
         check_latent(z, len(x_t), self.latent_dim)
         if z is not None:
             inputs.append(z)
         out = self.out(self.hidden(torch.cat(inputs, dim=1)))
         return (torch.tanh(out) if self.tanh else out).reshape(x_t.shape).to(x_t.dtype)
+
+
+@MODELS.register_module()
+class MLPLatentGenerator(nn.Module):
+    """Map a latent z to a sample at once, as the generator of a plain GAN does.
+
+    ``tanh`` bounds the output, as pictures are.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int] = (2,),
+        latent_dim: int = 2,
+        hidden_dim: int = 512,
+        num_layers: int = 3,
+        tanh: bool = False,
+    ):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.data_shape = tuple(data_shape)
+        self.tanh = tanh
+        self.hidden = _hidden(latent_dim, hidden_dim, num_layers)
+        self.out = nn.Linear(hidden_dim, math.prod(self.data_shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return samples (N, *data_shape) of latents (N, latent_dim)."""
+        check_latent(z, len(z), self.latent_dim)
+        out = self.out(self.hidden(z))
+        return (torch.tanh(out) if self.tanh else out).reshape(-1, *self.data_shape).to(z.dtype)
 
 
 @MODELS.register_module()
@@ -124,3 +165,39 @@ class MLPDiscriminator(nn.Module):
         if self.stddev_group is not None:
             h = minibatch_stddev(h[:, :, None, None], self.stddev_group).flatten(1)
         return self.head(F.leaky_relu(self.last(h), SLOPE)).to(x_prev.dtype)
+
+
+@MODELS.register_module()
+class MLPUnconditionalDiscriminator(nn.Module):
+    """Judge samples by themselves: the discriminator, or critic, of a plain GAN.
+
+    ``stddev_group`` is that of ``MLPDiscriminator``.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int] = (2,),
+        hidden_dim: int = 512,
+        num_layers: int = 3,
+        stddev_group: int | None = None,
+    ):
+        super().__init__()
+        if num_layers < 1 or (stddev_group is not None and stddev_group < 1):
+            raise ValueError(
+                f"num_layers is {num_layers} and stddev_group {stddev_group}; expected at least 1 "
+                "of each, or stddev_group=None"
+            )
+        self.data_shape = tuple(data_shape)
+        self.stddev_group = stddev_group
+        self.hidden = _hidden(math.prod(self.data_shape), hidden_dim, num_layers)
+        if stddev_group is not None:
+            self.hidden[-2] = nn.Linear(self.hidden[-2].in_features + 1, hidden_dim)
+        self.head = nn.Linear(hidden_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, 1) for (N, *data_shape) samples."""
+        _check_data(self.data_shape, x=x)
+        h = self.hidden[:-2](x.flatten(1))
+        if self.stddev_group is not None:
+            h = minibatch_stddev(h[:, :, None, None], self.stddev_group).flatten(1)
+        return self.head(self.hidden[-2:](h)).to(x.dtype)

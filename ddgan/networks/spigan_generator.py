@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddgan.networks.node_mapping import NoiseEmbedding
+from ddgan.networks.stylegan2_synthesis import noise_shapes
 from ddgan.registry import MODELS
 
 
@@ -42,8 +43,7 @@ class SPIGANGenerator(nn.Module):
     @property
     def noise_shapes(self) -> list[tuple[int, int, int]]:
         """The shapes (1, H, W) of the noise of each layer of the synthesis network."""
-        sizes = [4] + [2**k for k in range(3, self.data_shape[-1].bit_length()) for _ in range(2)]
-        return [(1, size, size) for size in sizes]
+        return noise_shapes(self.data_shape[-1])
 
     def forward(
         self,

@@ -16,6 +16,12 @@ from ddgan.networks.stylegan2_layers import (
 from ddgan.ops import fused_bias_leaky_relu, upsample2d
 
 
+def noise_shapes(image_size: int) -> list[tuple[int, int, int]]:
+    """Return the shapes (1, H, W) of the noise of each layer: one at 4 x 4, two at each size on."""
+    sizes = [4] + [2**k for k in range(3, image_size.bit_length()) for _ in range(2)]
+    return [(1, size, size) for size in sizes]
+
+
 class StyledLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias and leaky ReLU."""
 

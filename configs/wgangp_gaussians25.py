@@ -1,0 +1,5 @@
+# 25 Gaussians with WGAN-GP (paper, Fig. 6): as gan_gaussians25.py, with the critic's five updates
+# for one of the generator and λ = 10 (Gulrajani et al., 2017). An iteration is an update of the
+# critic: all methods see 50,000 batches.
+_base_ = ["gan_gaussians25.py"]
+model = dict(type="WGANGP", critic_steps=5, penalty_weight=10.0)

@@ -1,0 +1,130 @@
+"""Denoising diffusion probabilistic models (Ho et al., 2020), sampled by DDPM or DDIM."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, sub_steps
+from ddgan.models.base import GenerativeModel
+from ddgan.models.random import StepRandom
+from ddgan.registry import MODELS
+
+SAMPLERS = ("ddpm", "ddim")
+
+
+@MODELS.register_module()
+class DDPM(GenerativeModel):
+    """A network that predicts the noise in x_t, trained with L_simple (Ho et al., Eq. 14).
+
+    ``generator`` is called with (x_t, t - 1) as DDGAN's, has no latent, and its output must not be
+    bounded.
+    """
+
+    def __init__(
+        self,
+        generator: dict | nn.Module,
+        diffusion: dict | Diffusion,
+        sampler: str = "ddpm",
+        sampling_steps: int | None = None,
+        spacing: str = "linear",
+        eta: float = 0.0,
+        clip: bool = False,
+        ema_decay: float = 0.9999,
+        ema_warmup: bool = False,
+        data_preprocessor: dict | nn.Module | None = None,
+    ):
+        """Build the network and the diffusion, which has the arguments of ``Diffusion``.
+
+        ``sampler`` is ``"ddpm"``, ancestral sampling with the posterior's variance, or ``"ddim"``
+        (Song et al., 2021) with ``eta``, 0 for deterministic. Either takes ``sampling_steps``
+        steps, all T by default, chosen by ``spacing`` (see ``sub_steps``). ``clip`` bounds the
+        predicted x_0 to [-1, 1] in sampling, as pictures are. ``set_sampler`` changes all this
+        after training; the average is described in ``GenerativeModel``.
+        """
+        super().__init__(
+            generator,
+            ema_decay=ema_decay,
+            ema_warmup=ema_warmup,
+            data_preprocessor=data_preprocessor,
+        )
+        if self.generator.latent_dim or getattr(self.generator, "tanh", False):
+            raise ValueError(
+                f"the generator has latent_dim={self.generator.latent_dim} and a bounded output: "
+                f"{getattr(self.generator, 'tanh', False)}; DDPM predicts the noise, with "
+                "latent_dim=0 and tanh=False"
+            )
+        self.diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
+        self.set_sampler(sampler, sampling_steps, spacing, eta)
+        self.clip = clip
+
+    def set_sampler(
+        self,
+        sampler: str,
+        sampling_steps: int | None = None,
+        spacing: str = "linear",
+        eta: float = 0.0,
+    ) -> None:
+        """Choose how samples are drawn, as the constructor does; training is the same for all."""
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {sampler!r}; expected one of {[*SAMPLERS]}")
+        if not 0 <= eta <= 1 or (sampler == "ddpm" and eta):
+            raise ValueError(
+                f"eta is {eta}; expected a value in [0, 1] for sampler='ddim', 0 for 'ddpm', which "
+                "has no eta"
+            )
+        steps = self.diffusion.num_steps
+        count = steps if sampling_steps is None else sampling_steps
+        self.times = sub_steps(steps, count, spacing)
+        # Ancestral sampling is DDIM with η = 1 (Song et al., Sec. 4.1).
+        self.eta = 1.0 if sampler == "ddpm" else eta
+
+    @property
+    def num_evaluations(self) -> int:
+        """The number of sampling steps."""
+        return len(self.times)
+
+    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
+        """Update the network and its average with one batch."""
+        random = StepRandom(len(data["x"]), self.device)
+        x0 = self.data_preprocessor(data, random)
+        optim = optim_wrapper["generator"]
+        with optim.optim_context(self.replica("generator")):
+            loss = self.loss(x0, random)
+            optim.update_params(loss)
+        self.images_seen += len(x0) * random.world_size
+        if optim.should_update():
+            self.update_ema()
+        self.iteration += 1
+        return {"loss": loss.detach()}
+
+    def loss(self, x0: Tensor, random: StepRandom) -> Tensor:
+        """Return L_simple, the mean squared error of the predicted noise at t ~ U{1, …, T}."""
+        t = random.integers(1, self.diffusion.num_steps)
+        eps = random.normal(tuple(x0.shape[1:]))
+        x_t = self.diffusion.q_sample(x0, t, eps)
+        return F.mse_loss(self.replica("generator")(x_t, t - 1).float(), eps)
+
+    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
+        """Return x_t and the time index of one sample."""
+        return torch.zeros(1, *self.data_shape), torch.zeros(1, dtype=torch.int64)
+
+    def draw(
+        self,
+        noise: SampleNoise,
+        generator: nn.Module,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return x_0 from x_T ~ N(0, I) along the sampling steps."""
+        x = noise.normal(0, self.data_shape)
+        for t, s in zip(reversed(self.times), [*reversed(self.times[:-1]), 0], strict=True):
+            index = torch.full((len(noise),), t - 1, device=x.device)
+            # Stream 0 is x_T, stream t the noise of the step from t.
+            fresh = noise.normal(t, self.data_shape) if s and self.eta else None
+            eps = generator(x, index)
+            x = ddim_step(self.diffusion, x, eps, t, s, fresh, self.eta, self.clip)
+            if callback is not None:
+                callback(s, x)
+        return x
