@@ -24,7 +24,7 @@ LAST_CHECKPOINT = "last_checkpoint"
 # A checkpoint ends with the digest of all before it, as the comment of its zip archive.
 _DIGEST = b"sha256:"
 _COMMENT_SIZE = len(_DIGEST) + 64
-_TEMPORARY = re.compile(rf"\.(iter_\d+\.pth|{LAST_CHECKPOINT})\.\d+\.tmp")
+_TEMPORARY = re.compile(rf"\.((iter_\d+|best_\w+)\.pth|{LAST_CHECKPOINT})\.\d+\.tmp")
 _NAME = re.compile(r"iter_(\d+)\.pth")
 
 

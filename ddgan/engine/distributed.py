@@ -31,7 +31,8 @@ def select_device(name: str = "auto") -> torch.device:
             f"device is {name!r}, but torch {torch.__version__} finds no CUDA device; use "
             "device 'cpu' or 'auto', or install a CUDA build of torch and check nvidia-smi"
         )
-    local = int(index) if index else int(os.environ.get("LOCAL_RANK", 0))
+    # Slurm's own name is read as well: the device is chosen before the processes join.
+    local = int(index or os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", 0))
     if local >= torch.cuda.device_count():
         raise ConfigError(
             f"process {local} of this machine needs a GPU of its own, but there are "

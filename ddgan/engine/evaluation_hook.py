@@ -89,6 +89,8 @@ class EvaluateMetrics(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         """Measure where it is due; all processes take part."""
+        if runner.train_loop.preempted:
+            return  # There is little time left, which the checkpoint needs.
         done = batch_idx + 1
         self._due |= is_due(runner, done, self.interval)
         # Amid accumulated gradients the best state could not be saved whole.

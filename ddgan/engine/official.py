@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddgan.engine.checkpoint import check_archive
 from ddgan.engine.official_layout import Slot, discriminator_slots, generator_slots
 from ddgan.errors import CheckpointError
 from ddgan.networks.discriminator import TimeDependentDiscriminator
@@ -104,6 +106,8 @@ def read_official(path: str | Path) -> OfficialFile:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a netG_*.pth or content.pth")
+    if zipfile.is_zipfile(path):  # else a file of torch < 1.6, which is not compressed
+        check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -116,8 +116,16 @@ _RUNS = (
             **_steps(1), model__augment__type="DiffusionAugmentation", model__augment__num_steps=4
         ),
     ),
-    _ddgan("ddgan_cifar10_direct", 192, _digits(model__parametrization="direct")),
-    _ddgan("ddgan_cifar10_noise", 192, _digits(model__parametrization="noise")),
+    _ddgan(
+        "ddgan_cifar10_direct",
+        192,
+        _digits(model__parametrization="direct", model__generator__tanh=False),
+    ),
+    _ddgan(
+        "ddgan_cifar10_noise",
+        192,
+        _digits(model__parametrization="noise", model__generator__tanh=False),
+    ),
     _ddgan("ddgan_cifar10_nolatent", 192, _digits(model__generator__latent_dim=0)),
     _ddgan("ddgan_stackedmnist", 72, _digits()),
     _ddgan("ddgan_celebahq256", 1440, _digits(), gpus=8, published=True),

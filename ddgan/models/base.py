@@ -137,10 +137,8 @@ class GenerativeModel(nn.Module, ABC):
         return torch.cat(batches) if batches else self.empty_output()
 
     def to_output(self, x0: Tensor) -> Tensor:
-        """Return pictures as uint8, rounded to the nearest level; points as they are."""
-        if x0.ndim != 4:
-            return x0
-        return x0.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        """Return x_0 as the data set has it: uint8 pictures, or points in its units."""
+        return self.data_preprocessor.restore(x0)
 
     def empty_output(self) -> Tensor:
         """Return what sampling nothing gives: the shape and dtype of samples, with length 0."""

@@ -1,4 +1,4 @@
-"""From a batch of the loader to the x_0 of a train step, on the device."""
+"""From a batch of the loader to the x_0 of a train step, on the device, and back."""
 
 from collections.abc import Mapping
 
@@ -25,11 +25,25 @@ class ImagePreprocessor(nn.Module):
             x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
         return x0
 
+    def restore(self, x0: Tensor) -> Tensor:
+        """Return x_0 as uint8 pictures, rounded to the nearest level."""
+        return x0.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
 
 @MODELS.register_module()
 class PointPreprocessor(nn.Module):
-    """Pass points through as they are."""
+    """Multiply points by ``scale``, for the model alone: its samples are in the data's units."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"PointPreprocessor: scale is {scale}; expected a value above 0")
+        self.scale = scale
 
     def forward(self, batch: Mapping[str, Tensor], random: StepRandom) -> Tensor:
-        """Return ``batch["x"]`` as float32 on the device."""
-        return batch["x"].to(random.device, torch.float32, non_blocking=True)
+        """Return ``batch["x"]`` as float32 on the device, scaled."""
+        return batch["x"].to(random.device, torch.float32, non_blocking=True) * self.scale
+
+    def restore(self, x0: Tensor) -> Tensor:
+        """Return x_0 in the units of the data."""
+        return x0 / self.scale

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -422,3 +423,15 @@ def test_the_tool_refuses_another_config_in_one_message(tmp_path):
     assert done.stderr.startswith("error: the config's generator is MLPGenerator")
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """A small file could unpack to any size."""
+    plain, bomb = tmp_path / "netG_1.pth", tmp_path / "netG_2.pth"
+    torch.save({"weight": torch.zeros(1_000_000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as out:
+        for part in source.infolist():
+            out.writestr(part.filename, source.read(part))
+    assert bomb.stat().st_size < plain.stat().st_size / 100
+    with pytest.raises(CheckpointError, match="not stored as torch does"):
+        read_official(bomb)

@@ -1,5 +1,6 @@
 """The draws of a train step are those of the global batch, whatever the number of processes."""
 
+import pytest
 import torch
 
 from ddgan.models import ImagePreprocessor, PointPreprocessor
@@ -55,3 +56,18 @@ def test_point_preprocessor_keeps_the_points():
     x0 = PointPreprocessor()({"x": points}, StepRandom(5, torch.device("cpu")))
     assert x0.dtype == torch.float32
     torch.testing.assert_close(x0, points.float())
+
+
+def test_preprocessors_give_back_what_they_took():
+    random = StepRandom(5, torch.device("cpu"))
+    points = torch.randn(5, 2)
+    scaled = PointPreprocessor(scale=4.0)
+    torch.testing.assert_close(scaled({"x": points}, random), 4 * points)
+    torch.testing.assert_close(scaled.restore(4 * points), points)
+    with pytest.raises(ValueError, match="scale is 0"):
+        PointPreprocessor(scale=0)
+    pictures = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    whole = ImagePreprocessor()
+    assert torch.equal(whole.restore(whole({"x": pictures}, random)), pictures)
+    beyond = torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)
+    assert whole.restore(beyond).flatten().tolist() == [0, 255]
