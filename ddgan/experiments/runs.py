@@ -40,6 +40,11 @@ def _digits(iterations: int = 1_500, **options: Any) -> Training:
     return _small("configs/ddgan_stackeddigits.py", iterations, options)
 
 
+def _unbounded(parametrization: str) -> Training:
+    """Return a parametrization whose output is no picture, so that no tanh bounds it."""
+    return _digits(model__parametrization=parametrization, model__generator__tanh=False)
+
+
 def _spigan_digits(iterations: int = 300, **options: Any) -> Training:
     return _small("configs/spigan_stackeddigits.py", iterations, options)
 
