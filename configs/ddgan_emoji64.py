@@ -23,3 +23,13 @@ train_cfg = dict(type="TrainLoop", max_iters=100_000)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-4)), discriminator=dict(optimizer=dict(lr=2e-4))
 )
+# Features of a network that a package ships: no download is needed. Distances of other extractors
+# have other scales.
+evaluation = dict(
+    fd_lite0=dict(
+        type="FrechetDistance",
+        extractor=dict(type="EfficientNetLite0Extractor", image_size=64),
+        num=1_000,
+        label="fd_lite0",
+    )
+)

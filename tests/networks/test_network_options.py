@@ -29,7 +29,9 @@ def networks(dropout=0.0, **options):
         stem_channels=8, blocks=((16, False), (16, True)), time_embedding_dim=8, **options
     )
     for parameter in (*generator.parameters(), *discriminator.parameters()):
-        torch.nn.init.normal_(parameter, 0, parameter[0].numel() ** -0.5)
+        # In the order of the shape, whatever the layout in memory.
+        values = torch.randn(parameter.shape) * parameter[0].numel() ** -0.5
+        parameter.data.copy_(values)
     return generator.double(), discriminator.double()
 
 
