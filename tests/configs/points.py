@@ -4,6 +4,7 @@ _base_ = ["../../configs/ddgan_gaussians25.py"]
 model = dict(
     generator=dict(hidden_dim=16, num_layers=2),
     discriminator=dict(hidden_dim=16, num_layers=2),
+    r1_gamma=0.05,
     ema_decay=0.5,
 )
 train_dataloader = dict(batch_size=8, dataset=dict(num_samples=50))
