@@ -39,7 +39,7 @@ def write_readme(plan: Plan, command: str) -> Path:
     if figures := [stage for stage in plan.stages if stage.name.startswith("draw ")]:
         lines += ["## Figures", ""]
         for stage, figure in zip(figures, _drawn(plan), strict=True):
-            picture = stage.outputs[0].name
+            picture = _relative(stage.outputs[0], plan.folder)
             if stage.is_done():
                 lines += [f"![{figure}]({picture})", "", f"{figure}.", ""]
             else:
@@ -122,8 +122,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _drawn(plan: Plan) -> list[str]:
-    files = {stage.outputs[0].name for stage in plan.stages if stage.name.startswith("draw ")}
-    return [figure.caption for figure in plan.experiment.figures if figure.file in files]
+    stages = {stage.name for stage in plan.stages}
+    return [f.caption for f in plan.experiment.figures if f"draw {f.file}" in stages]
 
 
 def _stages(stages: Sequence[Stage], folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from ddgan.apis import load_model
 from ddgan.engine import Runner, load_config, read_weights
 from ddgan.errors import ConfigError, UserError
 from ddgan.experiments import EXPERIMENTS, RUNS, TABLES, Form, Stage, make_plan
-from ddgan.experiments.readme import published_values
+from ddgan.experiments.readme import published_values, write_readme
 from ddgan.experiments.stages import check_unmixed, last_iteration, run_stage
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +142,16 @@ def test_every_experiment_can_be_planned(name, small, tmp_path):
     made = {output for stage in plan.stages for output in stage.outputs}
     assert set(plan.checkpoints.values()) <= made
     assert bool(experiment.expected) or any(published_values(run) for run in plan.runs)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_readme_names_every_figure(name, tmp_path):
+    plan = make_plan(EXPERIMENTS[name], form(tmp_path, small=True))
+    figures = [stage for stage in plan.stages if stage.name.startswith("draw ")]
+    text = write_readme(plan, "command").read_text()
+    assert text.count(": not drawn yet.") == len(figures)
+    for figure in figures:
+        assert f"| {figure.name} |" in text
 
 
 def test_every_run_has_a_place():
