@@ -228,7 +228,7 @@ def test_bad_sample_arguments():
 
 
 def test_pictures_leave_as_rounded_uint8():
-    model = toy_model()
+    model = toy_model(data_preprocessor={"type": "ImagePreprocessor"})
     x = torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.2]).reshape(1, 1, 1, 5)
     assert model.to_output(x).flatten().tolist() == [0, 0, 128, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8)
