@@ -14,14 +14,24 @@ from ddgan.models.random import StepRandom
 from ddgan.registry import MODELS
 
 
+class LatentGAN(AdversarialModel):
+    """A model whose generator maps a latent (N, latent_dim) to a sample, judged by itself."""
+
+    num_evaluations = 1
+
+    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
+        """Return one sample, or its latent."""
+        if network == "discriminator":
+            return (torch.zeros(1, *self.data_shape),)
+        return (torch.zeros(1, self.generator.latent_dim),)
+
+
 @MODELS.register_module()
-class GAN(AdversarialModel):
+class GAN(LatentGAN):
     """The non-saturating GAN of Goodfellow et al. (2014): one update of each network in turn.
 
     ``generator`` maps latents (N, latent_dim) to samples, ``discriminator`` samples to logits.
     """
-
-    num_evaluations = 1
 
     def __init__(
         self,
@@ -62,12 +72,6 @@ class GAN(AdversarialModel):
     def latent(self, random: StepRandom) -> Tensor:
         """Return z ~ N(0, I) for a train step, (B, latent_dim)."""
         return random.normal((self.generator.latent_dim,))
-
-    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
-        """Return one sample, or its latent."""
-        if network == "discriminator":
-            return (torch.zeros(1, *self.data_shape),)
-        return (torch.zeros(1, self.generator.latent_dim),)
 
     def draw(
         self,

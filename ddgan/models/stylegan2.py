@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ddgan.diffusion import SampleNoise
-from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
+from ddgan.models.adversarial import Logs, uncompiled, without_autocast
 from ddgan.models.base import build
-from ddgan.models.gan import logit_means
+from ddgan.models.gan import LatentGAN, logit_means
 from ddgan.models.losses import non_saturating_loss, r1_penalty
 from ddgan.models.path_length import PathLengthPenalty, path_lengths
 from ddgan.models.random import StepRandom
@@ -19,13 +19,11 @@ from ddgan.registry import MODELS
 
 
 @MODELS.register_module()
-class StyleGAN2(AdversarialModel):
+class StyleGAN2(LatentGAN):
     """StyleGAN2 with lazy R1, path length regularization, style mixing and augmentation.
 
     ``generator`` is a ``StyleGAN2Generator``, ``discriminator`` takes pictures alone.
     """
-
-    num_evaluations = 1
 
     def __init__(
         self,
@@ -139,12 +137,6 @@ class StyleGAN2(AdversarialModel):
             x0 = x0.detach().requires_grad_(True)
             logits = self.judge(discriminator, x0, random)
             return logits, r1_penalty(logits, x0)
-
-    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
-        """Return z of one sample, or a picture."""
-        if network == "discriminator":
-            return (torch.zeros(1, *self.data_shape),)
-        return (torch.zeros(1, self.generator.latent_dim),)
 
     def draw(
         self,
