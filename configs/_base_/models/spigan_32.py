@@ -1,7 +1,9 @@
 # SPI-GAN for 32 x 32 pictures. The paper gives K = 2, the VP-SDE and "similar to StyleGAN2"; the
 # sizes of its networks are in an appendix that is not public. What is not marked "paper" here is
 # this project's choice: the networks and training of StyleGAN2-ADA's configuration for CIFAR-10,
-# which the paper compares with and probably built on.
+# which the paper compares with and probably built on; a review of it says that ADA was used. R1 is
+# the same at every t.
+_base_ = ["stylegan2_32.py"]
 model = dict(
     type="SPIGAN",
     num_points=2,  # paper: K with the best FID in Table 5
@@ -36,22 +38,7 @@ model = dict(
         pool_to=32,
     ),
     discriminator=dict(
-        type="StyleGAN2Discriminator",
-        image_size=32,
-        architecture="orig",
-        channel_base=32768,
-        max_channels=512,
-        stddev_group=32,
         time_embedding_dim=256,  # P; the paper does not say how t enters
         num_time_layers=8,
-        clamp=256.0,
     ),
-    r1_gamma=0.01,  # at every t alike
-    r1_interval=16,
-    path_length_weight=0.0,
-    # A review of the paper says that ADA was used.
-    augment=dict(type="AdaptiveAugmentation", pipeline="bgc", target=0.6, interval=4, kimg=500),
-    ema_half_life=500_000,
-    ema_ramp_up=0.05,
-    data_preprocessor=dict(type="ImagePreprocessor", flip=False),  # ADA flips, where it helps
 )
