@@ -214,9 +214,18 @@ def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str,
     if path.suffix == ".safetensors":
         return _read_release(path)
     content = read_checkpoint(path)
-    meta = content["meta"]
-    info = {"iteration": str(meta["iter"]), "training_seed": str(meta["seed"])}
-    return config_from_json(meta["config"]), content["state_dict"], info
+    try:
+        meta, state = content["meta"], content["state_dict"]
+        info = {"iteration": str(int(meta["iter"])), "training_seed": str(meta["seed"])}
+        config = meta["config"]
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state_dict is {type(state).__name__}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} lacks a part of a training checkpoint, or has it in another form "
+            f"({type(error).__name__}: {error}); take another one"
+        ) from None
+    return config_from_json(config), state, info
 
 
 def _read_release(path: Path) -> tuple[Config, dict[str, Tensor], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,13 +46,24 @@ def user_errors() -> Iterator[None]:
     except _MESSAGES as error:
         if os.environ.get("DDGAN_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         if not isinstance(error, UserError):
             print("(DDGAN_TRACEBACK=1 shows where it comes from)", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def message_of(error: Exception) -> str:
+    """Return what an error says: of one from a loader's worker its message, not its traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        starts = list(re.finditer(rf"^(?:\w+\.)*{type(error).__name__}: ", text, re.MULTILINE))
+        return text[starts[-1].end() :].strip() if starts else text
+    # The text of a KeyError is the representation of its argument, in quotes.
+    is_sentence = isinstance(error, KeyError) and len(error.args) == 1 and " " in str(error.args[0])
+    return str(error.args[0]) if is_sentence else text
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,22 +22,26 @@ def select_device(name: str = "auto") -> torch.device:
 
     Raises ConfigError if a GPU is asked for, or one per process is needed, and there is none.
     """
-    base, _, index = name.partition(":")
-    if base not in DEVICES:
+    if name not in DEVICES and not re.fullmatch(r"cuda:\d+", name):
         raise ConfigError(f"device is {name!r}; expected one of {DEVICES}, or cuda:N")
-    if base == "cpu" or (base == "auto" and not torch.cuda.is_available()):
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError(
             f"device is {name!r}, but torch {torch.__version__} finds no CUDA device; use "
             "device 'cpu' or 'auto', or install a CUDA build of torch and check nvidia-smi"
         )
+    count = torch.cuda.device_count()
+    if index := name.partition(":")[2]:
+        if int(index) >= count:
+            raise ConfigError(f"device is {name!r}; expected cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", int(index))
     # Slurm's own name is read as well: the device is chosen before the processes join.
-    local = int(index or os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", 0))
-    if local >= torch.cuda.device_count():
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", 0))
+    if local >= count:
         raise ConfigError(
-            f"process {local} of this machine needs a GPU of its own, but there are "
-            f"{torch.cuda.device_count()}; start fewer processes"
+            f"process {local} of this machine needs a GPU of its own, but there are {count}; "
+            "start fewer processes"
         )
     return torch.device("cuda", local)
 

@@ -180,6 +180,28 @@ def test_other_files_are_told_apart(tmp_path, content):
         read_checkpoint(tmp_path / "iter_1.pth")
 
 
+META = {"iter": 1, "seed": 0, "config": json.dumps({"model": {}})}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"meta": META},
+        {"meta": 3, "state_dict": {}},
+        {"meta": META, "state_dict": torch.zeros(1)},
+        {"meta": {**META, "iter": "first"}, "state_dict": {}},
+        {"meta": {"iter": 1, "seed": 0}, "state_dict": {}},
+    ],
+    ids=range(6),
+)
+def test_a_sealed_file_without_its_parts_is_named(tmp_path, content):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth lacks a part of a training checkpoint"):
+        read_weights(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     for name in ("iter_1.pth", "a.safetensors"):
         with pytest.raises(CheckpointError, match=f"{name} does not exist"):

@@ -150,8 +150,22 @@ def test_first_host_of_slurm_lists():
 
 def test_devices():
     assert select_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="device is 'tpu'; expected one of"):
-        select_device("tpu")
+    for name in ("tpu", "cpu:1", "auto:0", "cuda:", "cuda:x", "cuda:-1"):
+        with pytest.raises(ConfigError, match=f"device is '{name}'; expected one of"):
+            select_device(name)
+
+
+def test_gpus_are_named_or_dealt_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert select_device("auto") == select_device("cuda") == torch.device("cuda", 1)
+    assert select_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(ConfigError, match="device is 'cuda:2'; expected cuda:0 to cuda:1"):
+        select_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 2 of this machine .* there are 2; start fewer"):
+        select_device("cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

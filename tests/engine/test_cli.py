@@ -1,0 +1,43 @@
+"""What a user sees of an error."""
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from ddgan.engine.cli import user_errors
+from ddgan.errors import UserError
+
+
+def said(capsys, error):
+    with pytest.raises(SystemExit) as caught, user_errors():
+        raise error
+    return caught.value.code, capsys.readouterr().err
+
+
+def test_errors_are_one_message(capsys):
+    assert said(capsys, UserError("no such run")) == (1, "error: no such run\n")
+    status, text = said(capsys, ValueError("size is 0"))
+    assert (status, text.splitlines()[0]) == (1, "error: size is 0")
+    assert "DDGAN_TRACEBACK=1" in text
+    # Without the quotes and escapes of a representation.
+    assert "error: it's not \"registered\"\n" in said(capsys, KeyError("it's not \"registered\""))[1]
+    assert "error: 'name'\n" in said(capsys, KeyError("name"))[1]
+    assert said(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+
+
+class Failing(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise ValueError("UserError: within")
+        except ValueError:
+            raise UserError("picture 7 is\nbroken: ValueError: bad") from None
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_worker_of_a_loader_is_quoted_without_its_traceback(capsys, monkeypatch, num_workers):
+    monkeypatch.delenv("DDGAN_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit), user_errors():
+        list(DataLoader(Failing(), num_workers=num_workers))
+    assert capsys.readouterr().err == "error: picture 7 is\nbroken: ValueError: bad\n"
