@@ -146,9 +146,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
     def report(name: str, result: Result) -> None:
         protocol = {**source, **result.protocol}
-        record = write_record(path, name, result.values, protocol, result.version)
-        print(summary(name, result.values))
-        print(f"  {record}", flush=True)
+        # First, so that a record that cannot be written does not cost the numbers.
+        print(summary(name, result.values), flush=True)
+        print(f"  {write_record(path, name, result.values, protocol, result.version)}", flush=True)
 
     evaluator = Evaluator(
         metrics, lambda: reference_dataset(config), config.model.to_dict(), options

@@ -17,10 +17,11 @@ from ddgan.engine.loops import check_shapes
 from ddgan.errors import UserError
 from ddgan.evaluation.feature_metrics import DEFAULT_METRICS, FeatureMetric
 from ddgan.evaluation.real_data import Progress, no_progress
-from ddgan.evaluation.sampled_features import Series, draw_series, generator_digest
+from ddgan.evaluation.sampled_features import Series, draw_series
 from ddgan.evaluation.sampling_time import ModelMetric, count_evaluations
 from ddgan.evaluation.shards import ShardCache, own_shards, shard_length
 from ddgan.evaluation.stored_tensors import Tensors
+from ddgan.evaluation.weights import parameters_digest
 from ddgan.models import GenerativeModel
 from ddgan.registry import DATASETS, METRICS
 
@@ -128,6 +129,11 @@ class Evaluator:
             raise UserError(
                 f"--export-real is of one extractor; the metrics compare with {len(comparing)}"
             )
+        if options.real_file and not comparing:
+            raise UserError(
+                f"--real {options.real_file} is given, but none of {sorted(self.metrics)} compares "
+                "with real pictures; leave it out"
+            )
         if options.real_file:
             for group in comparing:
                 group.use_file(options.real_file)
@@ -172,7 +178,9 @@ class Evaluator:
     def _series(self, model: GenerativeModel) -> dict[str, Series]:
         """Return the series of samples and features to draw, by key."""
         samples = {
-            "generator": generator_digest(model, self.options.use_ema),
+            "generator": parameters_digest(
+                model.generator_ema if self.options.use_ema else model.generator
+            ),
             "ema": self.options.use_ema,
             "sampler": self.sampler,
             "seed": self.options.seed,

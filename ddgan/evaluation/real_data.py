@@ -97,8 +97,8 @@ def real_reference(
             reference.statistics[size] = accumulator.statistics()
             _keep_statistics(root, identity, size, reference.statistics[size])
         reference.features = torch.cat(kept) if num_features else None
-        # Statistics take the place of features that nothing else needs.
-        cache.remove(first=num_shards(num_features))
+        # Statistics take the place of features that no metric, of this run or before, asked for.
+        cache.remove(first=cache.wanted(num_shards(num_features)))
     return reference
 
 

@@ -15,6 +15,8 @@ from ddgan.evaluation.frechet import FeatureStatistics
 from ddgan.evaluation.real_data import Reference
 
 _TEXT = 1000
+# Features of 50,000 pictures are 0.8 GB at most, and a compressed file can claim any size.
+_MAX_BYTES = 1 << 32
 
 
 def read_reference(path: str | Path, feature_dim: int, extractor: dict[str, Any]) -> Reference:
@@ -29,9 +31,9 @@ def read_reference(path: str | Path, feature_dim: int, extractor: dict[str, Any]
     if not path.is_file():
         raise UserError(f"--real {path} does not exist; expected a .npz file with mu and sigma")
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {Path(name).stem: _read_array(archive, name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        arrays = _read_arrays(path)
+    # Damaged archives make zipfile, zlib and numpy raise nearly anything.
+    except Exception as error:
         raise UserError(
             f"--real {path} is damaged or not a .npz file of numbers: {error}"
         ) from None
@@ -49,7 +51,7 @@ def read_reference(path: str | Path, feature_dim: int, extractor: dict[str, Any]
     features = arrays.get("features")
     if features is not None and features.shape[1:] != (feature_dim,):
         raise UserError(f"--real {path} has features {features.shape}; expected (N, {feature_dim})")
-    num = int(arrays["num"]) if "num" in arrays else 0
+    num = _number(arrays["num"], path) if "num" in arrays else 0
     source = {"file": path.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()}
     if num:
         source["num"] = num
@@ -89,6 +91,22 @@ def write_reference(path: str | Path, reference: Reference, extractor: dict[str,
 
 def _name(extractor: dict[str, Any]) -> str:
     return f"{extractor['name']} {extractor['digest']}"
+
+
+def _number(array: np.ndarray, path: Path) -> int:
+    if array.shape != () or array.dtype.kind not in "iu":
+        raise UserError(
+            f"--real {path} has {array.dtype} {array.shape} as num; expected a whole number"
+        )
+    return int(array)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+        if size > _MAX_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, over the limit of {_MAX_BYTES}")
+        return {Path(name).stem: _read_array(archive, name) for name in archive.namelist()}
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

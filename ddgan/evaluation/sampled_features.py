@@ -1,6 +1,5 @@
 """Samples of a model, and what feature extractors make of them, each computed once."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -30,19 +29,6 @@ def extract(extractor: nn.Module, images: Tensor) -> Tensors:
         images = images.expand(-1, 3, -1, -1)
     parts = [extractor(batch) for batch in images.split(EXTRACTOR_BATCH)]
     return _concatenate([{name: value.cpu() for name, value in part.items()} for part in parts])
-
-
-def generator_digest(model: GenerativeModel, use_ema: bool) -> str:
-    """Return the SHA-256 of the weights that samples are drawn with."""
-    digest = hashlib.sha256()
-    generator = model.generator_ema if use_ema else model.generator
-    for name, value in sorted(generator.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(
-                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-            )
-    return digest.hexdigest()
 
 
 @torch.no_grad()

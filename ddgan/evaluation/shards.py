@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from ddgan.evaluation.stored_tensors import Tensors, load_tensors, save_tensors
 
 SHARD_SIZE = 500
 _FILE = re.compile(r"\.?shard_(\d{6})\.safetensors(\.\d+\.tmp)?")
+
+_WANTED = "wanted"
 
 Result = TypeVar("Result")
 
@@ -77,6 +80,20 @@ class ShardCache:
         if self.folder is not None and not save_tensors(self._path(shard), tensors, self.identity):
             self.folder = None
 
+    def wanted(self, count: int) -> int:
+        """Note that ``count`` shards are to stay; return the most that any caller has wanted."""
+        if self.folder is None:
+            return count
+        path = self.folder / _WANTED
+        try:
+            before = int(path.read_text())
+        except (OSError, ValueError):
+            before = 0
+        if count > before:
+            with suppress(OSError):
+                path.write_text(f"{count}\n")
+        return max(count, before)
+
     def remove(self, first: int = 0) -> None:
         """Delete the shards from ``first`` on, and the folders that are empty then."""
         if self.folder is None or not self.folder.is_dir():
@@ -84,10 +101,10 @@ class ShardCache:
         for path in self.folder.iterdir():
             if (match := _FILE.fullmatch(path.name)) and int(match[1]) >= first:
                 path.unlink(missing_ok=True)
-        for folder in (self.folder, self.folder.parent):
-            if any(folder.iterdir()):
-                return
-            folder.rmdir()
+        # What is not empty stays, be it that another process writes to it at this moment.
+        with suppress(OSError):
+            self.folder.rmdir()
+            self.folder.parent.rmdir()
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard_{shard:06d}.safetensors"

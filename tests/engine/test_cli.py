@@ -19,7 +19,7 @@ def test_errors_are_one_message(capsys):
     assert (status, text.splitlines()[0]) == (1, "error: size is 0")
     assert "DDGAN_TRACEBACK=1" in text
     # Without the quotes and escapes of a representation.
-    assert "error: it's not \"registered\"\n" in said(capsys, KeyError("it's not \"registered\""))[1]
+    assert "error: it's not known\n" in said(capsys, KeyError("it's not known"))[1]
     assert "error: 'name'\n" in said(capsys, KeyError("name"))[1]
     assert said(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 

@@ -164,7 +164,7 @@ def test_gpus_are_named_or_dealt_out(monkeypatch):
     with pytest.raises(ConfigError, match="device is 'cuda:2'; expected cuda:0 to cuda:1"):
         select_device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 of this machine .* there are 2; start fewer"):
+    with pytest.raises(ConfigError, match=r"process 2 of this machine .* there are 2; start fewer"):
         select_device("cuda")
 
 

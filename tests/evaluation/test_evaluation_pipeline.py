@@ -17,6 +17,7 @@ from ddgan.evaluation import (
     SamplingTime,
     count_evaluations,
     read_records,
+    reference_files,
     sampled_features,
     sampling_time,
     write_record,
@@ -65,6 +66,11 @@ def test_only_shards_are_removed(tmp_path):
     cache.remove()
     assert [path.name for path in cache.folder.iterdir()] == ["notes.txt"]
     (cache.folder / "notes.txt").unlink()
+    (tmp_path / "features" / "of another series").mkdir()
+    cache.remove()
+    assert [path.name for path in cache.folder.parent.iterdir()] == ["of another series"]
+    cache.write(0, {"x": torch.zeros(2)})
+    (tmp_path / "features" / "of another series").rmdir()
     cache.remove()
     assert list(tmp_path.iterdir()) == []
 
@@ -130,6 +136,25 @@ def test_real_pictures_in_shards_give_the_statistics_of_all(tmp_path, pixels, nu
         real_reference(data, Unused(), {"name": "pixels", "digest": "e"}, set(), 9, tmp_path)
 
 
+def test_features_that_another_metric_wants_are_kept(tmp_path, pixels):
+    data = StackedDigits(num_samples=1_100)
+
+    def shards():
+        return sorted(int(path.stem[-6:]) for path in tmp_path.glob("*/shard_*.safetensors"))
+
+    real_reference(data, pixels, EXTRACTOR, {1_100}, 0, tmp_path)
+    assert shards() == []
+    first = real_reference(data, pixels, EXTRACTOR, set(), 900, tmp_path).features
+    assert shards() == [0, 1]
+    # As for FID alone, of other pictures than before, and for a metric that takes fewer.
+    real_reference(data, pixels, EXTRACTOR, {1_050}, 0, tmp_path)
+    real_reference(data, pixels, EXTRACTOR, set(), 90, tmp_path)
+    assert shards() == [0, 1]
+    broken = torch.nn.Module()  # cannot be called
+    again = real_reference(data, broken, EXTRACTOR, {1_050}, 900, tmp_path)
+    assert torch.equal(again.features, first)
+
+
 def test_a_reference_file_is_read_as_it_was_written(tmp_path):
     x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
     reference = Reference(30, {"name": "data"}, {30: feature_statistics(x)}, x)
@@ -161,7 +186,24 @@ class Malicious:
         return Path.touch, (self.marker,)
 
 
-def test_reference_files_that_are_none(tmp_path):
+def damaged_in_the_middle():
+    file = io.BytesIO()
+    np.savez_compressed(file, mu=np.zeros(3), sigma=np.random.default_rng(0).normal(size=(3, 3)))
+    content = bytearray(file.getvalue())
+    start = content.index(b"sigma.npy") + 40
+    content[start : start + 8] = bytes(8)
+    return bytes(content)
+
+
+def encrypted(content):
+    """The archive with the mark of encrypted content in both headers of its first file."""
+    content = bytearray(content)
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + flags] |= 1
+    return bytes(content)
+
+
+def test_reference_files_that_are_none(tmp_path, monkeypatch):
     marker, path = tmp_path / "ran", tmp_path / "x.npz"
 
     def refused(content, match="damaged or not a .npz file"):
@@ -178,6 +220,18 @@ def test_reference_files_that_are_none(tmp_path):
     refused(objects.getvalue())
     refused(good.getvalue()[:-50])
     refused(b"")
+    refused(damaged_in_the_middle())
+    refused(encrypted(good.getvalue()))
+    for num in (np.zeros(2), np.array(2.5)):
+        odd = io.BytesIO()
+        np.savez(odd, mu=np.zeros(3), sigma=np.eye(3), num=num)
+        refused(odd.getvalue(), r"as num; expected a whole number")
+    large = io.BytesIO()
+    with zipfile.ZipFile(large, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("features.npy", bytes(5_000_000))
+    with monkeypatch.context() as limited:
+        limited.setattr(reference_files, "_MAX_BYTES", 4_000_000)
+        refused(large.getvalue(), "unpacks to 5000000 bytes, over the limit of 4000000")
     huge = io.BytesIO()
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

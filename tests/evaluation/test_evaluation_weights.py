@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import http.server
 import logging
@@ -6,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -164,6 +167,21 @@ def test_refuses_files_of_anything_else_and_runs_no_code(tmp_path, content):
     with pytest.raises(CheckpointError, match=str(path)):
         read_state_dict(path)
     assert files(tmp_path) == [path.name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), zipped=st.booleans())
+def test_damaged_files_are_refused_or_read(tmp_path_factory, data, zipped):
+    path = tmp_path_factory.mktemp("damaged") / "a.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=zipped)
+    content = bytearray(path.read_bytes())
+    for _ in range(3):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        state = read_state_dict(path)
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
 
 
 def test_the_digest_of_parameters_sees_names_shapes_and_values():

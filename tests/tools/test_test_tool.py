@@ -316,6 +316,7 @@ BAD = {
     "no samples": (["--metric", "toy", "--num", 0], ["--num is 0"]),
     "no batch": (["--metric", "toy", "--batch-size", 0], ["--batch-size is 0"]),
     "no file": (["--metric", "toy", "--real", "no.npz"], ["no.npz does not exist"]),
+    "unused file": (["--metric", "score", "--real", "a.npz"], ["none of ['score'] compares"]),
     "argument": (
         ["--metric", "toy", "--cfg-options", "evaluation.toy.numm=3"], ["'numm'"],
     ),
@@ -349,6 +350,14 @@ def test_points_have_no_picture_features(trained, score, tmp_path):
     status, output = score(path, "--metric", "toy", *options)
     assert status == 1
     assert "--metric toy is of pictures with 1 or 3 channels; the model makes samples" in output
+
+
+def test_a_record_that_cannot_be_written_does_not_cost_the_value(run, score, monkeypatch):
+    (run.parent / "iter_14_nfe.json").mkdir()
+    status, output = score(run, "--metric", "nfe")
+    assert status == 1
+    assert "nfe: 4" in output
+    assert "iter_14_nfe.json" in output
 
 
 def test_time_and_evaluations(run, score):
