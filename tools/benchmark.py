@@ -6,6 +6,7 @@ import sys
 import benchmark_data
 import benchmark_density
 import benchmark_ops
+import benchmark_runner
 import benchmark_sample
 import benchmark_sampling
 import benchmark_train
@@ -20,6 +21,7 @@ def main(arguments: list[str]) -> int:
         "train": benchmark_train,
         "sample": benchmark_sample,
         "sampling": benchmark_sampling,
+        "runner": benchmark_runner,
         "density": benchmark_density,
         "data": benchmark_data,
     }.items():

@@ -4,7 +4,7 @@ from ddgan.data.cifar10 import CIFAR10
 from ddgan.data.folder import ImageFolder
 from ddgan.data.gaussians import Gaussians25
 from ddgan.data.idx import read_idx
-from ddgan.data.in_memory import InMemoryImages
+from ddgan.data.in_memory import InMemoryImages, collate
 from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
 from ddgan.data.pictures import PictureDataset, TooManyUnreadableError
@@ -36,6 +36,7 @@ __all__ = [
     "StackedMNIST",
     "TooManyUnreadableError",
     "check_batch_size",
+    "collate",
     "load_digit_images",
     "load_mnist_images",
     "read_idx",

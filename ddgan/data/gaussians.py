@@ -41,7 +41,7 @@ class Gaussians25(BatchedDataset):
         self.centres = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(25, 2)
         self.std = std * scale
 
-    def _batch(self, indices: np.ndarray) -> tuple[Tensor, list[int]]:
+    def _batch(self, indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
         counter = 3 * indices
         modes = (random_bits(self.seed, counter) % np.uint64(25)).astype(np.int64)
         # Box and Muller: two uniform numbers give two independent normal ones.
@@ -49,7 +49,7 @@ class Gaussians25(BatchedDataset):
         angle = 2.0 * np.pi * uniform(self.seed, counter + 2)
         noise = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         points = self.centres[modes] + self.std * noise
-        return torch.from_numpy(points.astype(np.float32)), modes.tolist()
+        return torch.from_numpy(points.astype(np.float32)), modes
 
     def digest(self) -> str:
         """A SHA-256 string of the parameters."""

@@ -60,8 +60,8 @@ class ImageMemmap(BatchedDataset):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _images=_map(state["path"]))
 
-    def _batch(self, indices: np.ndarray) -> tuple[Tensor, list[int] | None]:
-        labels = None if self.labels is None else self.labels[indices].tolist()
+    def _batch(self, indices: np.ndarray) -> tuple[Tensor, np.ndarray | None]:
+        labels = None if self.labels is None else self.labels[indices]
         return torch.from_numpy(self._images[indices]), labels
 
     def digest(self) -> str:

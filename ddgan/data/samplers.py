@@ -51,13 +51,11 @@ class ResumableSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         position = self.start + self.rank
-        epoch, order = -1, []
         while True:
-            if position // self.size != epoch:
-                epoch = position // self.size
-                order = self.epoch_order(epoch)
-            yield order[position % self.size]
-            position += self.world_size
+            epoch, offset = divmod(position, self.size)
+            own = self.epoch_order(epoch)[offset :: self.world_size]
+            yield from own
+            position += len(own) * self.world_size
 
     def __len__(self) -> int:
         return self.size

@@ -38,11 +38,11 @@ class StackedImages(BatchedDataset):
         counter = 3 * np.asarray(indices, dtype=np.int64)[:, None] + np.arange(3)
         return (random_bits(self.seed, counter) % np.uint64(len(self._grey))).astype(np.int64)
 
-    def _batch(self, indices: np.ndarray) -> tuple[Tensor, list[int]]:
+    def _batch(self, indices: np.ndarray) -> tuple[Tensor, np.ndarray]:
         triples = self.triples(indices)
         labels = self._digits[triples] @ np.array([100, 10, 1])
         channels = self._grey.index_select(0, torch.from_numpy(triples.ravel()))
-        return channels.unflatten(0, (-1, 3)), labels.tolist()
+        return channels.unflatten(0, (-1, 3)), labels
 
     def digest(self) -> str:
         """A SHA-256 string of the grey pictures, their digits, the seed and the length."""

@@ -26,31 +26,36 @@ class RunningMeans:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+        # The sums and counts of all values that came together, by their names and shapes.
+        self._totals: dict[tuple[tuple[str, torch.Size], ...], Tensor] = {}
 
     def add(self, logs: dict[str, Tensor]) -> None:
-        """Add the values of one iteration."""
-        for name, value in logs.items():
-            missing = ~value.isfinite()
-            present = torch.where(missing, 0.0, value)
-            if name in self._sums:
-                self._sums[name] += present
-                self._counts[name] += ~missing
-            else:
-                self._sums[name] = present
-                self._counts[name] = (~missing).float()
+        """Add the values of one iteration, all on one device."""
+        if not logs:
+            return
+        # Together, since a few numbers cost as much as one.
+        values = torch.cat([value.reshape(-1) for value in logs.values()])
+        finite = values.isfinite()
+        new = torch.stack([torch.where(finite, values, 0.0), finite])
+        key = tuple((name, value.shape) for name, value in logs.items())
+        self._totals[key] = self._totals[key].add_(new) if key in self._totals else new
 
     def pop(self) -> dict[str, float]:
         """Return the means and start anew; this waits for the device."""
+        sums: dict[str, Tensor] = {}
+        for key, totals in self._totals.items():
+            parts = totals.cpu().split([shape.numel() for _, shape in key], dim=1)
+            for (name, shape), part in zip(key, parts, strict=True):
+                part = part.reshape(2, *shape)
+                sums[name] = sums[name] + part if name in sums else part
+        self._totals = {}
         means: dict[str, float] = {}
-        for name, total in self._sums.items():
-            values = (total / self._counts[name]).tolist()
+        for name, (total, count) in sums.items():
+            values = (total / count).tolist()
             if isinstance(values, list):
                 means |= {f"{name}_{i}": v for i, v in enumerate(values, 1) if v == v}
             else:
                 means[name] = values
-        self._sums, self._counts = {}, {}
         return means
 
 

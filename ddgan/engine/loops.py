@@ -10,10 +10,11 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ddgan.data import check_batch_size
+from ddgan.data import check_batch_size, collate
 from ddgan.engine.distributed import DEFAULT_TIMEOUT
 from ddgan.engine.preemption import StopRequest
 from ddgan.errors import ConfigError, TrainingError
+from ddgan.models.random import seed_default_generators
 from ddgan.registry import LOOPS
 
 _MAX_DEAD_WORKERS = 3
@@ -33,7 +34,7 @@ class TrainLoop(BaseLoop):
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, max_iters: int):
         if isinstance(dataloader, dict):
             # The only epoch is endless, so that workers need not outlive it.
-            dataloader = {**dataloader, "persistent_workers": False}
+            dataloader = {"collate_fn": collate, **dataloader, "persistent_workers": False}
             if runner.device.type != "cuda":
                 # Without a GPU, torch warns that memory cannot be pinned.
                 dataloader["pin_memory"] = False
@@ -107,7 +108,7 @@ class TrainLoop(BaseLoop):
     def run_iter(self, batch: dict) -> None:
         """Make one iteration."""
         self.runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
-        seed_iteration(self.runner.seed, self.iter)
+        seed_iteration(self.runner.seed, self.iter, self.runner.device)
         outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.samples_seen += self.global_batch_size
         self.preempted |= self._stop.agreed()
@@ -149,8 +150,8 @@ def check_shapes(dataset: Dataset, model: nn.Module) -> None:
         )
 
 
-def seed_iteration(seed: int, iteration: int) -> None:
+def seed_iteration(seed: int, iteration: int, device: torch.device) -> None:
     """Seed torch for one iteration, alike on all processes; ``StepRandom`` sets them apart."""
     # An odd multiplier mixes the two numbers over 64 bits; consecutive iterations and seeds do not
     # collide.
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + iteration) % 2**63)
+    seed_default_generators((seed * 0x9E3779B97F4A7C15 + iteration) % 2**63, device)

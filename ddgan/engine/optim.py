@@ -60,11 +60,14 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         """Clip if asked and update the parameters, unless the gradient is not finite."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        self.grad_norm = torch.nn.utils.get_total_norm(self._gradients())
+        parameters = self._parameters()
+        norms = torch._foreach_norm([p.grad for p in parameters])
+        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
         skip = ~self.grad_norm.isfinite()
         self.skips.add(skip)
         if self.clip_grad_kwargs:
-            self._clip_grad()
+            # mmengine's own way to call it reads the norm, for which it waits for the device.
+            self.clip_func(parameters, **self.clip_grad_kwargs)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -91,9 +94,9 @@ class PrecisionOptimWrapper(MMOptimWrapper):
             self.scaler.load_state_dict(scaler)
         super().load_state_dict(state)
 
-    def _gradients(self) -> list[Tensor]:
+    def _parameters(self) -> list[Tensor]:
         groups = self.optimizer.param_groups
-        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return [p for group in groups for p in group["params"] if p.grad is not None]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

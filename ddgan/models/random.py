@@ -21,7 +21,7 @@ class StepRandom:
         # Drawn from the CPU's generator, so that a GPU is never waited for.
         seed = int(torch.empty((), dtype=torch.int64).random_())
         self._generator = torch.Generator(device).manual_seed(seed)
-        torch.manual_seed((seed + 1 + self.rank) % 2**63)
+        seed_default_generators((seed + 1 + self.rank) % 2**63, device)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Return (B, *shape) standard normals."""
@@ -49,3 +49,14 @@ class StepRandom:
     def _own(self, draws: Tensor) -> Tensor:
         # The sampler deals samples out in turns, so the draws are dealt out in turns as well.
         return draws[self.rank :: self.world_size]
+
+
+def seed_default_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's default generators of the CPU and of ``device``.
+
+    ``torch.manual_seed`` does so for devices of every kind, which takes a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils.data import default_collate
 
-from ddgan.data import Gaussians25
+from ddgan.data import Gaussians25, collate
 from ddgan.data.counter import random_bits, uniform
 
 
@@ -65,3 +66,14 @@ def test_counter_numbers_against_plain_integers():
     assert stats.kstest(u, "uniform").pvalue > 1e-4
     with np.errstate(all="raise"):
         uniform(2**63, np.arange(10))
+
+
+def test_a_batch_is_that_of_its_items():
+    data = Gaussians25(num_samples=20)
+    batch, singly = data.__getitems__([3, 19, 3]), [data[3], data[19], data[3]]
+    expected = default_collate(singly)
+    for got in (collate(batch), collate(singly), default_collate(list(batch))):
+        assert list(got) == ["x", "index", "label"]
+        for name, value in expected.items():
+            assert got[name].dtype == value.dtype
+            assert torch.equal(got[name], value)

@@ -10,5 +10,4 @@ train_dataloader = dict(
         image_size=256,
     ),
     sampler=dict(type="ResumableSampler"),
-    collate_fn=dict(type="default_collate"),
 )

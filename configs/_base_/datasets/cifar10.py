@@ -5,5 +5,4 @@ train_dataloader = dict(
     pin_memory=True,
     dataset=dict(type="CIFAR10", root="data/cifar10", split="train"),
     sampler=dict(type="ResumableSampler"),
-    collate_fn=dict(type="default_collate"),
 )

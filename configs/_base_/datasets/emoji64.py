@@ -6,5 +6,4 @@ train_dataloader = dict(
     pin_memory=True,
     dataset=dict(type="ImageMemmap", path="data/emoji64.npy", image_size=64),
     sampler=dict(type="ResumableSampler"),
-    collate_fn=dict(type="default_collate"),
 )

@@ -5,5 +5,4 @@ train_dataloader = dict(
     pin_memory=True,
     dataset=dict(type="StackedDigits", split="train"),
     sampler=dict(type="ResumableSampler"),
-    collate_fn=dict(type="default_collate"),
 )
