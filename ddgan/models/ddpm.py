@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, sub_steps
 from ddgan.models.base import GenerativeModel
+from ddgan.models.graphs import LastRecording
 from ddgan.models.random import StepRandom
 from ddgan.registry import MODELS
 
@@ -80,6 +81,7 @@ class DDPM(GenerativeModel):
         self.times = sub_steps(steps, count, spacing)
         # Ancestral sampling is DDIM with η = 1 (Song et al., Sec. 4.1).
         self.eta = 1.0 if sampler == "ddpm" else eta
+        self._recording = LastRecording()
 
     @property
     def num_evaluations(self) -> int:

@@ -17,27 +17,34 @@ class RecordedCall:
 
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor):
         self.input = example.clone()
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        self.graph = torch.cuda.CUDAGraph()
         # Casts that autocast keeps from the warm-up would be freed beneath the graph.
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
         try:
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP_CALLS):  # libraries choose algorithms and allocate
-                    function(self.input)
-            current.wait_stream(side)
-            with torch.cuda.graph(self.graph):
-                self.output = function(self.input)
+            # Streams are those of the current device, which need not be the input's.
+            with torch.cuda.device(example.device):
+                self._record(function)
         finally:
             torch.set_autocast_cache_enabled(cached)
 
+    def _record(self, function: Callable[[Tensor], Tensor]) -> None:
+        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):  # libraries choose algorithms and allocate
+                function(self.input)
+        current.wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        # Other threads, such as those that pin a loader's batches, may go on meanwhile.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.output = function(self.input)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return what the function makes of ``x``."""
-        self.input.copy_(x)
-        self.graph.replay()
-        return self.output.clone()
+        with torch.cuda.device(self.input.device):
+            self.input.copy_(x)
+            self.graph.replay()
+            return self.output.clone()
 
 
 class LastRecording:
@@ -52,6 +59,11 @@ class LastRecording:
         """Return ``function(x)``; ``key`` names all, beside ``x``, that the function depends on."""
         key = (key, x.shape, x.dtype, x.device)
         if key != self._key:
-            self._call = None  # frees the memory of the old one first
+            # Frees the memory of the old one first, and does not take it for whole if this fails.
+            self._call = self._key = None
             self._call, self._key = self._record(function, x), key
         return self._call(x)
+
+    def __reduce__(self) -> tuple:
+        # A copy of the model records anew: a recording reads the weights where they are.
+        return LastRecording, (self._record,)

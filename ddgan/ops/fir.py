@@ -34,7 +34,13 @@ def _taps(kernel: Kernel) -> tuple[float, ...] | None:
 
 
 def _kernel2d(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Tensor:
-    k = torch.as_tensor(kernel, dtype=dtype, device=device)
+    taps = _taps(kernel)
+    if taps is not None:
+        # Filled in on the device: copying from the host would wait for a GPU, and a CUDA graph
+        # cannot record it.
+        k = torch.stack([torch.full((), tap, dtype=dtype, device=device) for tap in taps])
+    else:
+        k = torch.as_tensor(kernel, dtype=dtype, device=device)
     return torch.outer(k, k) if k.ndim == 1 else k
 
 

@@ -1,5 +1,7 @@
 """Recording of sampling: when a recording is made anew, and, on a GPU, that it changes nothing."""
 
+import copy
+
 import pytest
 import torch
 
@@ -33,6 +35,30 @@ def test_a_recording_is_used_until_its_key_or_its_shape_changes(recording):
     for key, value, made in (("a", x, 1), ("a", x + 1, 1), ("b", x, 2), ("b", x[:3], 3)):
         torch.testing.assert_close(recording(key, lambda v: 2 * v, value), 2 * value)
         assert Tape.made == made
+
+
+def test_a_recording_that_failed_is_not_replayed():
+    x, broken = torch.arange(4.0), [False]
+
+    def double(v):
+        return 2 * v
+
+    def record(function, example):
+        if broken[0]:
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return Tape(function, example)
+
+    recording = LastRecording(record)
+    recording("a", double, x)
+    broken[0] = True
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        recording("b", double, x)
+    broken[0] = False
+    assert torch.equal(recording("a", double, x), 2 * x)
+    # Nor is it part of a copy, whose weights lie elsewhere.
+    made = Tape.made
+    assert torch.equal(copy.deepcopy(recording)("a", lambda v: 3 * v, x), 3 * x)
+    assert Tape.made == made + 1
 
 
 def test_samples_of_a_recording_equal_those_without(recording, monkeypatch):
