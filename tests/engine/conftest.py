@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SERVER = Path(__file__).with_name("fork_server.py")
+pytest.register_assert_rewrite("run_checks")
 
 
 class Process:

@@ -8,23 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_preemption import checkpoints, faulty, same_weights
-from test_resume import assert_same_training
+from run_checks import assert_one_message, assert_same_training, checkpoints, faulty, same_weights
 
 from ddgan.engine import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "tests" / "configs" / "points.py"
-
-
-def assert_one_message(result, *parts):
-    status, output = result
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert status == 1, output
-    assert len(errors) == 1, output
-    assert "Traceback" not in output, output
-    for part in parts:
-        assert re.search(part, errors[0]), output
 
 
 def litter(folder):

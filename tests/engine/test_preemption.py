@@ -6,31 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from run_checks import checkpoints, faulty, same_weights
 
-from ddgan.engine import read_checkpoint
 from ddgan.engine.preemption import PREEMPTED_STATUS
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "tests" / "configs" / "points.py"
 LATE = "default_hooks.checkpoint.interval=1000"
-
-
-def faulty(folder, base=POINTS, **hooks):
-    """Write a config whose only custom hooks are ``type=arguments``; return its path."""
-    path = folder / f"config_{len([*folder.glob('config_*')])}.py"
-    listed = [{"type": kind, **arguments} for kind, arguments in hooks.items()]
-    path.write_text(f"_base_ = [{str(base)!r}]\ncustom_hooks = {listed}\n")
-    return path
-
-
-def same_weights(a, b, name):
-    a, b = (read_checkpoint(folder / name)["state_dict"] for folder in (a, b))
-    return all(torch.equal(a[key], b[key]) for key in a if torch.is_tensor(a[key]))
-
-
-def checkpoints(folder):
-    return sorted(path.name for path in folder.glob("iter_*.pth"))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_faults import assert_one_message
-from test_preemption import checkpoints, faulty
+from run_checks import assert_one_message, checkpoints, faulty
 
 from ddgan.engine import read_checkpoint
 from ddgan.engine.guards import EqualReplicas, parameter_sums
