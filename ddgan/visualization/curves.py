@@ -1,15 +1,21 @@
 """Curves of a training run, from the scalars that it logged."""
 
 import json
+import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from ddgan.errors import UserError
 
+# Title → what is drawn, where a run logs it; a name that ends with _ stands for all that begin so.
 PANELS = {
-    "losses": ("d_loss", "g_loss"),
+    "losses": ("loss", "d_loss", "g_loss"),
     "discriminator loss per time step": ("d_loss_step_",),
     "R1 penalty": ("r1",),
+    "gradient penalty": ("gradient_penalty",),
+    "path length penalty": ("path_length",),
+    "probability of augmentation": ("augment_p",),
     "gradient norms": ("generator_grad_norm", "discriminator_grad_norm"),
 }
 
@@ -32,21 +38,43 @@ def read_scalars(run: str | Path) -> dict[str, dict[int, float]]:
     return curves
 
 
+def panels_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return title → the curves among ``names`` that its panel shows, without empty panels."""
+    found = {
+        title: sorted(
+            name
+            for name in names
+            if name in shown or (shown[0].endswith("_") and name.startswith(shown))
+        )
+        for title, shown in PANELS.items()
+    }
+    return {title: curves for title, curves in found.items() if curves}
+
+
 def plot_curves(run: str | Path, path: str | Path) -> None:
-    """Draw the losses, per time step as in DDGAN's Fig. 10, and gradients of a run as a PNG."""
+    """Draw what a run logged as a PNG: losses, per time step as in DDGAN's Fig. 10, gradients.
+
+    Raises UserError if the folder holds no log of such values.
+    """
     from matplotlib.figure import Figure
 
     curves = read_scalars(run)
-    figure = Figure(figsize=(11, 7), dpi=100, layout="constrained")
-    for axes, (title, prefixes) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
-        for name in sorted(curves):
-            if name in prefixes or (prefixes[0].endswith("_") and name.startswith(prefixes)):
-                steps = sorted(curves[name])
-                label = name.replace("d_loss_step_", "t = ")
-                axes.plot(steps, [curves[name][s] for s in steps], label=label, linewidth=1)
+    panels = panels_of(list(curves))
+    if not panels:
+        raise UserError(f"the log of {run} holds none of the curves {[*PANELS]}")
+    columns = min(len(panels), 2 if len(panels) <= 4 else 3)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5.5 * columns, 3.5 * rows), dpi=100, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
+        for name in names:
+            steps = sorted(curves[name])
+            label = name.replace("d_loss_step_", "step ")
+            axes.plot(steps, [curves[name][s] for s in steps], label=label, linewidth=1)
         axes.set(title=title, xlabel="iteration")
-        if axes.lines:
-            axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
+    for axes in list(figure.axes)[len(panels) :]:
+        axes.set_axis_off()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddgan.errors import UserError
 from ddgan.visualization import image_grid, plot_curves, plot_digits, read_scalars, save_samples
+from ddgan.visualization.curves import panels_of
 
 
 def test_grid_holds_every_picture_in_order():
@@ -64,9 +65,40 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     assert np.asarray(Image.open(tmp_path / "curves.png")).std() > 0
 
 
+def test_panels_show_what_a_run_has():
+    """Nothing that is drawn appears twice, and no panel is empty."""
+    ddgan = {"d_loss", "g_loss", "r1", *(f"d_loss_step_{t}" for t in (1, 2)), "time"}
+    assert panels_of(ddgan) == {
+        "losses": ["d_loss", "g_loss"],
+        "discriminator loss per time step": ["d_loss_step_1", "d_loss_step_2"],
+        "R1 penalty": ["r1"],
+    }
+    assert panels_of(["loss", "lr"]) == {"losses": ["loss"]}
+
+
+def test_the_curves_of_every_model_are_drawn(tmp_path):
+    """Of one value that only DDPM logs, and of more panels than fit in two columns."""
+    logs = {
+        "ddpm": ["loss"],
+        "spigan": ["d_loss", "d_loss_step_1", "r1", "path_length", "augment_p"],
+    }
+    widths = []
+    for model, names in logs.items():
+        rows = [{name: float(i) for name in names} | {"step": i} for i in (1, 2)]
+        write_log(tmp_path / model / "20260101_000000" / "vis_data", rows)
+        plot_curves(tmp_path / model, tmp_path / f"{model}.png")
+        picture = np.asarray(Image.open(tmp_path / f"{model}.png").convert("L"))
+        assert (picture < 200).mean() > 0.005
+        widths.append(picture.shape[1])
+    assert widths == [550, 1650]
+
+
 def test_no_log_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no log"):
         read_scalars(tmp_path)
+    write_log(tmp_path / "20260101_000000" / "vis_data", [{"lr": 1.0, "step": 1}])
+    with pytest.raises(UserError, match="holds none of the curves"):
+        plot_curves(tmp_path, tmp_path / "curves.png")
 
 
 def test_digits_are_drawn(tmp_path):
