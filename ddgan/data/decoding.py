@@ -56,8 +56,13 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError("floating-point pictures are not supported: convert it to 8 bits")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey values at 255.
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(
+                f"grey values span {values.min()} to {values.max()}: only 8 and 16 bits are "
+                "supported, convert it to one of them"
+            )
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -1,6 +1,7 @@
 """Pictures in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published."""
 
 import contextlib
+import hashlib
 import io
 import math
 import os
@@ -18,6 +19,8 @@ from ddgan.data.zip_images import LABELS, parse_labels
 from ddgan.registry import DATASETS
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+# So many values, from all over the file, go into the digest with their content.
+_PROBES = 100
 # The library refuses to open an environment twice in one process. Each value has the process that
 # opened it, because an environment must not be used by a forked one.
 _opened: dict[str, tuple[int, Any]] = {}
@@ -52,6 +55,8 @@ class ImageLMDB(PictureDataset):
             )
         with _environment(self.path).begin() as transaction:
             entries = transaction.stat()["entries"]
+            if entries == 0:
+                raise ValueError(f"ImageLMDB: {self.path} is empty; set path to another")
             count = entries if num_images is None else num_images
             if not 1 <= count <= entries:
                 raise ValueError(
@@ -108,9 +113,13 @@ class ImageLMDB(PictureDataset):
     def _identity(self) -> Iterator[str]:
         file = self.path / "data.mdb" if self.path.is_dir() else self.path
         yield f"{len(self)} {file.stat().st_size}"
+        # Raw pictures of one size make files of one size: only the content tells them apart.
+        probes = min(len(self), _PROBES)
         with _environment(self.path).begin() as transaction:
-            for index in range(len(self)) if len(self) <= 1000 else (0, len(self) - 1):
-                yield f"{self._key(index)!r} {len(transaction.get(self._key(index)) or b'')}"
+            for index in (i * (len(self) - 1) // max(1, probes - 1) for i in range(probes)):
+                value = transaction.get(self._key(index)) or b""
+                yield f"{self._key(index)!r} {len(value)} {hashlib.sha256(value).hexdigest()}"
+        yield str(self.labels)
 
 
 def close_lmdb(path: str | Path) -> None:

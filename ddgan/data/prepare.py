@@ -13,7 +13,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from ddgan.data.in_memory import sha256_of
 from ddgan.data.pictures import PictureDataset
 from ddgan.data.prepare_formats import FORMATS, Entries, Format
-from ddgan.data.prepare_stage import RECIPE, begin, is_whole, locked, remove, sync, write
+from ddgan.data.prepare_stage import RECIPE, begin, is_whole, locked, remove, sync, write, written
 from ddgan.errors import UserError
 
 SHARD = 128
@@ -63,9 +63,14 @@ def prepare(
     destination = Path(destination)
     count = len(source) if limit is None else min(limit, len(source))
     recipe = {"version": _VERSION, "source": source.digest(), "format": form, "count": count}
-    if destination.exists():
-        return _made_before(destination, recipe)
     stage = destination.with_name(f"{destination.name}.partial")
+    if destination.exists():
+        made = _made_before(destination, recipe)
+        if (stage / RECIPE).exists():
+            # Killed after the last step but this one; or it is being made at this moment.
+            with suppress(UserError), locked(stage):
+                shutil.rmtree(stage)
+        return made
     with locked(stage):
         begin(stage, recipe)
         shards = [stage / f"{k:06d}" for k in range((count + SHARD - 1) // SHARD)]
@@ -100,7 +105,7 @@ def _finish(
     final = stage / f"final{form.suffix}"
     for path in (final, *form.companions(final)):
         remove(path)
-    with progress("writing", len(good)) as advance:
+    with progress("writing", len(good)) as advance, written(final):
         size = sum(row["bytes"] for row in good)
         form.assemble(final, _entries(shards, good, advance), len(good), shape, size)
     try:
@@ -109,7 +114,7 @@ def _finish(
         raise
     except UserError:
         # One of the stored parts is not what it was: none of them is to be used again.
-        (stage / RECIPE).unlink()
+        write(stage / RECIPE, b"null")
         raise
     digest = sha256_of(*(row["sha256"].encode() for row in good))
     record = {"recipe": recipe, "count": len(good), "shape": shape, "sha256": digest}
@@ -235,7 +240,7 @@ def _made_before(destination: Path, recipe: dict[str, Any]) -> Prepared:
     try:
         record = json.loads(_record_path(destination).read_text())
         same = record["recipe"] == recipe
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         raise UserError(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -97,15 +96,18 @@ class LMDBFormat(Format):
         path.mkdir()
         map_size = 2 * size + 4 * _PAGE * (count + 1024)
         labels, pending, pending_bytes = [], [], 0
-        with lmdb.open(str(path), map_size=map_size, lock=False) as environment:
-            for i, (content, label) in enumerate(entries):
-                pending.append((str(i).encode(), content))
-                labels.append([str(i), label])
-                pending_bytes += len(content)
-                if pending_bytes >= _TRANSACTION:
-                    _put(environment, pending)
-                    pending, pending_bytes = [], 0
-            _put(environment, pending)
+        try:
+            with lmdb.open(str(path), map_size=map_size, lock=False) as environment:
+                for i, (content, label) in enumerate(entries):
+                    pending.append((str(i).encode(), content))
+                    labels.append([str(i), label])
+                    pending_bytes += len(content)
+                    if pending_bytes >= _TRANSACTION:
+                        _put(environment, pending)
+                        pending, pending_bytes = [], 0
+                _put(environment, pending)
+        except lmdb.Error as error:
+            raise OSError(str(error)) from error
         if labels[0][1] is not None:
             (path / LABELS).write_text(_labels_json(labels))
 
@@ -131,12 +133,14 @@ class MemmapFormat(Format):
         self, path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int
     ) -> None:
         """Write the array, and its labels if there are any."""
-        images = open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, *shape))
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
         labels = []
-        for i, (content, label) in enumerate(entries):
-            images[i] = np.frombuffer(content, dtype=np.uint8).reshape(shape)
-            labels.append(label)
-        images.flush()
+        # Not mapped: on a full disk, writing to a mapped page kills the process.
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for content, label in entries:
+                file.write(content)
+                labels.append(label)
         if labels[0] is not None:
             np.save(labels_path(path), np.array(labels, dtype=np.int64))
 

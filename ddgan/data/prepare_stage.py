@@ -28,10 +28,16 @@ def locked(stage: Path) -> Iterator[None]:
 
 
 def begin(stage: Path, recipe: dict[str, Any]) -> None:
-    """Empty the stage unless it is of the same recipe."""
+    """Empty the stage unless it is of the same recipe; raises UserError if it is not ours."""
     path = stage / RECIPE
-    if path.exists() and json.loads(path.read_text()) == recipe:
+    if _read(path) == recipe:
         return
+    others = [old.name for old in stage.iterdir() if old.name != "lock" and old.name[0] != "."]
+    if others and not path.exists():
+        raise UserError(
+            f"{stage} is where unfinished work is kept, but holds other files, such as "
+            f"{min(others)}; move them away, or choose another name"
+        )
     for old in stage.iterdir():
         if old.name != "lock":
             remove(old)
@@ -41,18 +47,34 @@ def begin(stage: Path, recipe: dict[str, Any]) -> None:
 def is_whole(shard: Path) -> bool:
     """Whether both files of a shard are there, the content as long as its list says."""
     done, content = shard.with_suffix(".json"), shard.with_suffix(".bin")
-    if not (done.exists() and content.exists()):
+    rows = _read(done)
+    if not isinstance(rows, list) or not content.exists():
         return False
-    rows = json.loads(done.read_text())
     return content.stat().st_size == sum(row.get("bytes", 0) for row in rows)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is there whole or not at all; raises UserError if it cannot be written."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_bytes(content)
-    sync(temporary)
-    os.replace(temporary, path)
+    with written(path):
+        try:
+            temporary.write_bytes(content)
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Say of an error in writing ``path`` what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error}); free space there, and start the same command "
+            "again: it goes on from here"
+        ) from error
 
 
 def sync(path: Path) -> None:
@@ -68,3 +90,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Any:
+    """Return what a JSON file holds, None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from ddgan.data.decoding import MAX_PIXELS
 from ddgan.registry import TRANSFORMS
 
 Transform = Callable[[Image.Image], Image.Image]
@@ -45,7 +46,8 @@ class CentreCrop:
 class Resize:
     """Scale the shorter side to ``size`` pixels, keeping the aspect ratio.
 
-    ``resample`` is lanczos, bicubic, bilinear or box; all of them average when shrinking.
+    ``resample`` is lanczos, bicubic, bilinear or box; all of them average when shrinking. Raises
+    ValueError for a picture so narrow that the result would have over 2^26 pixels.
     """
 
     def __init__(self, size: int, resample: str = "lanczos") -> None:
@@ -64,6 +66,12 @@ class Resize:
             return image
         # Rounded in integers, so that the result does not hang on a floating-point tie.
         target = tuple((2 * side * self.size + shorter) // (2 * shorter) for side in image.size)
+        if target[0] * target[1] > MAX_PIXELS:
+            raise ValueError(
+                f"Resize(size={self.size}): the picture is {width}x{height} (width x height) and "
+                f"would become {target[0]}x{target[1]}, over the limit of {MAX_PIXELS} pixels; put "
+                "a CentreCrop before"
+            )
         return image.resize(target, RESAMPLING[self.resample])
 
     def __repr__(self) -> str:

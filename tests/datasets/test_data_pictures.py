@@ -349,6 +349,9 @@ def test_lmdb_bad_input(tmp_path, monkeypatch):
     (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
     with pytest.raises(ValueError, match="cannot be opened as an LMDB"):
         ImageLMDB(tmp_path)
+    make_lmdb(tmp_path / "empty", {})
+    with pytest.raises(ValueError, match="empty is empty; set path"):
+        ImageLMDB(tmp_path / "empty")
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ImportError, match="pip install lmdb"):
         ImageLMDB(tmp_path)
@@ -365,6 +368,25 @@ def test_lmdb_raw_pictures_may_begin_like_encoded_ones(tmp_path, start):
     side = next(s for s in range(100) if 3 * s * s >= len(content))
     make_lmdb(tmp_path / "bmp.lmdb", {"0": content + bytes(3 * side * side - len(content))})
     assert ImageLMDB(tmp_path / "bmp.lmdb").image_shape == (3, SIZE, SIZE)
+
+
+def test_the_digest_of_an_lmdb_follows_its_content(tmp_path):
+    """Raw pictures make files of the same size whatever they show."""
+    digests = set()
+    for name, changed in {"a": None, "b": 0, "c": 700, "d": 1199}.items():
+        files = {str(i): bytes(12) for i in range(1200)}
+        if changed is not None:
+            # Between those that are looked at, a change of one picture alone goes unnoticed.
+            files |= {str(i): bytes([7] * 12) for i in range(changed, min(changed + 13, 1200))}
+        make_lmdb(tmp_path / name, files)
+        digests.add(ImageLMDB(tmp_path / name).digest())
+    assert len(digests) == 4
+    make_lmdb(tmp_path / "e", {str(i): bytes(12) for i in range(1200)})
+    assert ImageLMDB(tmp_path / "e").digest() in digests
+    (tmp_path / "e" / "dataset.json").write_text(
+        json.dumps({"labels": [[str(i), 0] for i in range(1200)]})
+    )
+    assert ImageLMDB(tmp_path / "e").digest() not in digests
 
 
 def test_lmdb_labels(tmp_path):

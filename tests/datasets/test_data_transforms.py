@@ -68,6 +68,15 @@ def test_resize_leaves_a_fitting_picture_alone():
     assert Resize(5)(image) is image
 
 
+def test_a_narrow_picture_does_not_become_a_huge_one(monkeypatch):
+    with pytest.raises(ValueError, match=r"1x60000 .* would become 256x15360000, over the limit"):
+        Resize(256)(Image.new("L", (1, 60_000)))
+    monkeypatch.setattr("ddgan.data.transforms.MAX_PIXELS", 1000)
+    assert Resize(10)(Image.new("L", (1, 10))).size == (10, 100)
+    with pytest.raises(ValueError, match="would become 10x110"):
+        Resize(10)(Image.new("L", (1, 11)))
+
+
 def test_registry_and_bad_arguments():
     crop, resize = build_pipeline([{"type": "CentreCrop"}, Resize(4)])
     assert repr([crop, resize]) == "[CentreCrop(size=None), Resize(size=4, resample='lanczos')]"
@@ -106,6 +115,13 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
         assert np.asarray(grey).tolist() == [[0, 0, 1, 128, 255]]
     colour = to_tensor(decode_picture(encoded(Image.fromarray(values)), 3))
     assert colour[:, 0, 3].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("value", [-1, 0x10000])
+def test_more_than_sixteen_bits_are_refused(value):
+    values = np.array([[0, value]], dtype=np.int32)
+    with pytest.raises(ValueError, match="only 8 and 16 bits are supported"):
+        decode_picture(encoded(Image.fromarray(values), "TIFF"), 1)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
