@@ -116,14 +116,20 @@ def read_official(path: str | Path) -> OfficialFile:
             f"{path} is no file of the release: it is damaged or holds objects that loading "
             f"would have to run code for, and was refused ({str(error).splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # torch raises nearly anything on damaged files, IndexError and AssertionError for instance.
+    except Exception as error:
         raise CheckpointError(f"{path} cannot be read; is it complete? ({error})") from error
     info = {"source": f"official DDGAN release, {path.name}"}
     if _is_state(content):
         epoch = re.fullmatch(r"netG_(\d+)", path.stem)
         return OfficialFile(content, info=info | ({"epoch": epoch[1]} if epoch else {}))
     if isinstance(content, dict) and _is_state(content.get("netG_dict")):
-        return _read_content(content, info, path)
+        try:
+            return _read_content(content, info, path)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} has netG_dict, but is otherwise not of the release's form ({error!r})"
+            ) from error
     raise CheckpointError(
         f"{path} holds neither a generator's tensors (netG_*.pth) nor netG_dict (content.pth)"
     )

@@ -373,6 +373,39 @@ def test_unreadable_files_are_named(tmp_path):
             read_official(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizerG": [1]},
+        {"optimizerG": {"state": {0: 3}}},
+        {"optimizerG": {"state": {0: {"ema": torch.zeros(1)}}}},
+        {"optimizerD": 7},
+    ],
+    ids=range(4),
+)
+def test_a_training_file_of_another_form_is_named(tmp_path, change):
+    torch.save(training_state() | change, tmp_path / "content.pth")
+    with pytest.raises(CheckpointError, match=r"content\.pth has netG_dict, but is otherwise not"):
+        read_official(tmp_path / "content.pth")
+
+
+def test_damage_is_told_as_such(tmp_path):
+    """Files of old torch have no checksum; damage ends in errors of any kind."""
+    path = tmp_path / "netG_1.pth"
+    torch.save({"weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        try:
+            read_official(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > len(whole) / 6
+
+
 TINY_CONFIG = f"""
 _base_ = ["{ROOT / "configs" / "ddgan_cifar10.py"}"]
 model = dict(
