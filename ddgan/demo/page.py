@@ -14,6 +14,7 @@ from ddgan.data.decoding import to_picture
 from ddgan.demo.paintings import MAX_BYTES, decode_painting
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
+from ddgan.models.editing import check_start_step
 
 # gradio asks for these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -90,7 +91,7 @@ def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
 def draw_results(
     model: GenerativeModel, painting: str | None, start_step: int, num: int, seed: int
 ) -> Iterator[str]:
-    """Yield the HTML of the results so far, after each, with the seconds that it took."""
+    """Yield the HTML of the results so far, at first and after each, with its seconds."""
     if not painting:
         yield '<p class="hint">Paint, or open a picture.</p>'
         return
@@ -100,14 +101,23 @@ def draw_results(
         raise UserError(
             f"pictures is {num} and seed {seed}; expected 1 to {MAX_NUM}, and at least 0"
         )
+    check_start_step(model, start_step)
     picture = decode_painting(painting, model.data_shape)
-    figures = [_figure(picture, "as the model sees it", "painting")]
+    figures = [_figure(picture, "the model's view", "painting")]
+    total = 0.0
     for index in range(num):
+        yield _results(figures, f"drawing {index + 1} of {num} …")
         started = time.perf_counter()
         result = edit(model, picture, start_step, num=1, seed=seed, first_index=index)[0].cpu()
         seconds = time.perf_counter() - started
+        total += seconds
         figures.append(_figure(result, f"{seconds:.3f} s", "result"))
-        yield f'<div class="pictures">{"".join(figures)}</div>'
+    yield _results(figures, f"seed {seed}, from step {start_step}: {num} drawn in {total:.2f} s")
+
+
+def _results(figures: list[str], status: str) -> str:
+    pictures = f'<div class="pictures">{"".join(figures)}</div>'
+    return f'<p class="status" role="status">{status}</p>{pictures}'
 
 
 def _figure(picture: Tensor, caption: str, kind: str) -> str:

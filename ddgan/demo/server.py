@@ -32,6 +32,7 @@ CALL = "/gradio_api/queue/join"
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 # A painting in base64, and the settings around it.
 MAX_BODY = MAX_BYTES * 4 // 3 + 4096
+TOO_LARGE = 413, f"the request is over the limit of {MAX_BODY} bytes"
 POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -70,9 +71,12 @@ class Guard:
         refusal = self.refusal(scope)
         if refusal is None and scope["method"] == "POST":
             body = await _body(receive)
-            receive = _replay(body, receive)
-            if not _is_call(body):
+            if body is None:
+                refusal = TOO_LARGE
+            elif not _is_call(body):
                 refusal = 400, "the arguments of a call are texts and numbers"
+            else:
+                receive = _replay(body, receive)
         if refusal is not None:
             status, text = refusal
             await PlainTextResponse(text, status, HEADERS)(scope, receive, send)
@@ -100,17 +104,20 @@ class Guard:
         if not length.isdecimal():
             return 411, "the length of the request is missing"
         if int(length) > MAX_BODY:
-            return 413, f"the request is over the limit of {MAX_BODY} bytes"
+            return TOO_LARGE
         return None
 
 
-async def _body(receive: Receive) -> bytes:
-    parts = []
-    while True:
+async def _body(receive: Receive) -> bytes | None:
+    """Return the body of a request, None of one that goes on beyond the limit."""
+    # What a request says of its length need not be true: one sent in chunks may say anything.
+    body = bytearray()
+    while len(body) <= MAX_BODY:
         message = await receive()
-        parts.append(message.get("body", b""))
+        body += message.get("body", b"")
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return bytes(body)
+    return None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -153,9 +160,8 @@ def build_app(page: gr.Blocks, host: str) -> FastAPI:
     app.add_middleware(Guard)
     if is_loopback(host):
         # Against other sites' names that are made to point here.
-        app.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False
-        )
+        own = list({"localhost", "127.0.0.1", host})
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=own, www_redirect=False)
     return app
 
 

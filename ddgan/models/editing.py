@@ -34,7 +34,7 @@ def edit(
     dtype, or a start_step that it does not have.
     """
     x0 = _to_x0(model, picture)
-    _check_start_step(model, start_step)
+    check_start_step(model, start_step)
 
     def draw(noise: SampleNoise) -> Tensor:
         return _denoise_from(model, x0, start_step, noise)
@@ -74,7 +74,7 @@ def inpaint(
     if resample < 1:
         raise UserError(f"resample is {resample}; expected at least 1")
     if start_step is not None:
-        _check_start_step(model, start_step)
+        check_start_step(model, start_step)
     mask = mask.to(model.device)
 
     def draw(noise: SampleNoise) -> Tensor:
@@ -109,7 +109,7 @@ def interpolate(
         raise UserError("pictures and start_step go together: give both or neither")
     if pictures is not None:
         ends = [_to_x0(model, picture) for picture in pictures]
-        _check_start_step(model, start_step)
+        check_start_step(model, start_step)
 
     def column(a: float) -> Tensor:
         def draw(start: SampleNoise) -> Tensor:
@@ -225,7 +225,8 @@ def _to_x0(model: GenerativeModel, picture: Tensor) -> Tensor:
     return picture.to(model.device).float().div(127.5).sub(1)[None]
 
 
-def _check_start_step(model: GenerativeModel, start_step: int) -> None:
+def check_start_step(model: GenerativeModel, start_step: int) -> None:
+    """Raise UserError unless the model has the step, in {1, …, T}."""
     T = model.diffusion.num_steps
     if not 1 <= start_step <= T:
         raise UserError(

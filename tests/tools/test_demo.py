@@ -1,11 +1,14 @@
 """The page in a browser, and what its server refuses."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import struct
 import sys
 import zlib
@@ -123,6 +126,8 @@ def picture(source):
 
 
 def test_strokes_become_pictures(page, model):
+    assert page.locator("#canvas [aria-pressed=true]").get_attribute("title") == "#000000"
+    page.locator("#canvas button[title='#ff0000']").click()
     stroke(page, (0.2, 0.2), (0.8, 0.8))
     painting, first = results(page)
     seen = picture(painting)
@@ -133,6 +138,8 @@ def test_strokes_become_pictures(page, model):
     for index, source in enumerate(first):
         expected = edit(model, seen, 2, num=1, seed=0, first_index=index)[0]
         assert torch.equal(picture(source), expected)
+    status = page.locator("#results .status").inner_text()
+    assert re.fullmatch(r"seed 0, from step 2: 8 drawn in \d+\.\d\d s", status)
     captions = page.locator("#results .result figcaption").all_inner_texts()
     assert len(captions) == 8
     assert all(caption.endswith(" s") and float(caption[:-2]) > 0 for caption in captions)
@@ -261,7 +268,7 @@ def ask(url, method, path, body=None, **headers):
 
 
 def draw(url, session, *data):
-    """Ask for pictures as the page does; return the last event."""
+    """Ask for pictures as the page does; return the first results' event and the last one."""
     call = {"data": data, "fn_index": 0, "session_hash": session}
     body = json.dumps(call)
     status, content = ask(
@@ -270,15 +277,20 @@ def draw(url, session, *data):
     assert status == 200, content
     _, events = ask(url, "GET", f"/gradio_api/queue/data?session_hash={session}")
     messages = [json.loads(line[6:]) for line in events.decode().split("\n\n") if line]
-    return next(m for m in messages if m["msg"] == "process_completed")
+    first = next((m for m in messages if m["msg"] == "process_generating"), None)
+    return first, next(m for m in messages if m["msg"] == "process_completed")
 
 
 GOOD = data_url(encoded(GREY))
 
 
 def test_requests_past_the_page_are_checked(url, model):
-    done = draw(url, "good", GOOD, 2, 2, 0)
+    first, done = draw(url, "good", GOOD, 2, 2, 0)
     assert done["success"]
+    # Before the first picture is drawn, the page says what it is doing.
+    (html,) = first["output"]["data"]
+    assert "drawing 1 of 2" in html
+    assert (html.count('class="painting"'), html.count('class="result"')) == (1, 0)
     refused = {
         "type": ((data_url(encoded(GREY, "GIF")), 2, 1, 0), "not a PNG, JPEG or WebP picture"),
         "bomb": ((data_url(bomb(30_000, 30_000)), 2, 1, 0), "over the limit"),
@@ -289,7 +301,8 @@ def test_requests_past_the_page_are_checked(url, model):
         "text": ((GOOD, 2, 1, "many"), ""),
     }
     for session, (data, message) in refused.items():
-        done = draw(url, session, *data)
+        first, done = draw(url, session, *data)
+        assert first is None
         assert not done["success"], session
         assert message in str(done["output"]["error"]), session
 
@@ -318,6 +331,24 @@ def test_large_requests_are_refused(url):
     path, kind = "/gradio_api/queue/join", {"Content_Type": "application/json"}
     assert ask(url, "POST", path, None, **kind, Content_Length="12000000")[0] == 413
     assert ask(url, "POST", path, iter([b"{}"]), **kind, Transfer_Encoding="chunked")[0] == 411
+
+
+def test_a_body_longer_than_it_says_is_not_kept(url):
+    """A request that states a length and is sent in chunks: the chunks count."""
+    address = urlsplit(url)
+    head = "POST /gradio_api/queue/join HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(head.format(address.netloc).encode())
+        answer = b""
+        # The server may close the connection before it has all, and its answer be lost.
+        with contextlib.suppress(ConnectionError):
+            for _ in range(MAX_BYTES * 3 // 2**20):
+                connection.sendall(chunk)
+            connection.sendall(b"0\r\n\r\n")
+            answer = connection.recv(100)
+    assert answer[:12] in (b"", b"HTTP/1.1 413")
 
 
 def test_no_path_reaches_the_file_system(url, lively, temporary):

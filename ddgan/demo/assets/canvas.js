@@ -79,15 +79,18 @@ for (const colour of swatches) {
   button.addEventListener("click", () => chooseColour(colour, button));
   find(".swatches").append(button);
 }
+find(".swatches button").click();
 
 strokes.canvas.addEventListener("pointerdown", (event) => {
+  // The main button, pen or first finger.
+  if (event.button !== 0 || !event.isPrimary) return;
   strokes.canvas.setPointerCapture(event.pointerId);
   remember();
   last = position(event);
   stroke(last, last);
 });
 strokes.canvas.addEventListener("pointermove", (event) => {
-  if (last === null) return;
+  if (last === null || !event.isPrimary) return;
   const next = position(event);
   stroke(last, next);
   last = next;
