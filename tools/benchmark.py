@@ -6,6 +6,7 @@ import sys
 import benchmark_data
 import benchmark_density
 import benchmark_ops
+import benchmark_options
 import benchmark_runner
 import benchmark_sample
 import benchmark_sampling
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
         "sample": benchmark_sample,
         "sampling": benchmark_sampling,
         "runner": benchmark_runner,
+        "options": benchmark_options,
         "density": benchmark_density,
         "data": benchmark_data,
     }.items():

@@ -1,5 +1,6 @@
 """The benchmark of training and sampling runs, and its limit is what was really computed."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
+from ddgan.engine import load_config
+from ddgan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "16", "--batch-size", "2", "--rounds", "1", "--cfg-options"]
@@ -79,3 +83,83 @@ def test_rows_are_printed_and_recorded(tmp_path, tool_environment, arguments, ro
     assert "batch 2" in done.stdout
     if "sample" in arguments:
         assert record["rms_difference"] < 1e-4
+
+
+def test_parts_of_an_iteration_add_up(tmp_path, tool_environment):
+    path = tmp_path / "record.json"
+    command = [sys.executable, ROOT / "tools" / "benchmark.py", "runner", "--json", path]
+    options = ["--step-ms", "0", "--iterations", "5"]
+    done = subprocess.run(
+        [*command, *options], env=tool_environment, capture_output=True, text=True, check=True
+    )
+    (times,) = json.loads(path.read_text())["runs"]
+    mean = {name: part[0] for name, part in times.items()}
+    assert mean["data"] + mean["before"] + mean["after"] == pytest.approx(mean["overhead"])
+    hooks = [name for name in mean if name.startswith("  ")]
+    assert {"  TrainingLog", "  AtomicCheckpoint", "  ParamSchedulerHook"} <= {*hooks}
+    assert 0 < sum(mean[name] for name in hooks) < mean["after"]
+    assert 0 < mean["checks of updates"] < mean["train step"]
+    assert "all but the train step" in done.stdout
+
+
+def test_the_runner_needs_networks_with_a_width(monkeypatch, load_tool):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    cfg = load_config(ROOT / "configs" / "ddgan_cifar10.py")
+    with pytest.raises(UserError, match="expected a config of two fully connected networks"):
+        load_tool("benchmark_runner").set_width(cfg, 8)
+
+
+@pytest.fixture
+def options_tool(monkeypatch, load_tool):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return load_tool("benchmark_options")
+
+
+def test_rows_of_options_make_the_same_step(options_tool):
+    """What is always on changes the time alone, and the row leaves nothing behind."""
+    tool = options_tool
+    parser = argparse.ArgumentParser()
+    tool.add_arguments(parser)
+    options = parser.parse_args([*TINY[:2], "--batch-size", "4", "--r1", TINY[-1], *SMALL])
+    options = argparse.Namespace(**vars(options), amp="off", channels_last=False)
+    weights = {}
+    for name in ("baseline", *tool.WITHOUT, "checkpoint_activations"):
+        subject = tool.build_subject(tool.changed(options, name), 4)
+        start = torch.cat([p.flatten() for p in subject.model.parameters()])
+        torch.manual_seed(0)
+        tool.step_of(subject, name)()
+        moved = torch.cat([p.detach().flatten() for p in subject.model.parameters()]) - start
+        assert all(p.grad is None for p in subject.model.parameters())
+        weights[name] = moved
+    for moved in weights.values():
+        assert (moved - weights["baseline"]).norm() < 0.05 * weights["baseline"].norm()
+
+
+def test_rows_of_options_are_measured(tmp_path, tool_environment):
+    path = tmp_path / "record.json"
+    command = [sys.executable, ROOT / "tools" / "benchmark.py", "options", "--json", path]
+    arguments = ["--width", "16", "--batch-size", "4", "--rounds", "1", "--only", "accumulated"]
+    done = subprocess.run(
+        [*command, *arguments, TINY[-1], *SMALL],
+        env=tool_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    baseline, accumulated = json.loads(path.read_text())["rows"]
+    assert (baseline["name"], accumulated["name"]) == ("baseline", "accumulated")
+    assert baseline["milliseconds"] > 0
+    assert baseline["peak_bytes"] > 1e6
+    assert "| accumulated | 4 batches of a quarter, one update |" in done.stdout
+
+
+def test_the_peak_of_memory_is_that_of_what_is_kept(options_tool):
+    megabytes = 2**20 // 4
+
+    def work():
+        kept = torch.ones(3 * megabytes)
+        for _ in range(4):
+            torch.ones(2 * megabytes)
+        del kept
+
+    assert 5 * 2**20 <= options_tool.peak_of(work, "cpu") < 5.5 * 2**20
