@@ -50,10 +50,16 @@ def draw(figure: str, measured: Sequence[Measured], score: str, out: Path) -> No
     if figure == "quality-time":
         plot_quality_time(quality_time_points(measured, score), out, label)
         return
+    folders = defaultdict(set)
+    for entry in measured:
+        folders[entry.config].add(entry.folder)
     curves = defaultdict(list)
     for entry in measured:
         if (value := entry.value(score)) is not None:
-            curves[entry.config].append((entry.iteration, value))
+            # Runs of one config, such as the small forms of two, go by their folders' names.
+            alone = len(folders[entry.config]) == 1
+            name = entry.config if alone else entry.folder.name
+            curves[name].append((entry.iteration, value))
     if not curves:
         raise UserError(f"no record has the score {score!r}; tools/test.py measures it")
     plot_convergence(curves, out, label)

@@ -193,7 +193,7 @@ _ALL = (
             ("VAEBM (Xiao et al.)", 1000, 0.087),
             ("Denoising Diffusion GAN", 1000, 0.071),
         ),
-        (Ours("ddgan_stackedmnist", "Denoising Diffusion GAN"),),
+        (Ours("ddgan_stackedmnist", "Denoising Diffusion GAN"), Ours("spigan_stackedmnist")),
         num=25_600,
     ),
     Table(

@@ -42,6 +42,7 @@ EXPECTED_STACKED = """\
 | VAEBM (Xiao et al.) | 1000 | 0.087 |
 | Denoising Diffusion GAN | 1000 | 0.071 |
 | **ddgan_stackedmnist**, iteration 150,000 | **998** | **0.123** |
+| *spigan_stackedmnist, not measured* | – | – |
 """
 
 
@@ -132,6 +133,23 @@ def test_a_curve_needs_its_score(tmp_path, call_tool):
     status, output = call_tool("report", *arguments, "--score", "kl")
     assert status == 0, output
     assert Image.open(out).size[0] > 500
+
+
+def test_runs_of_one_config_are_curves_of_their_own(tmp_path, load_tool, monkeypatch):
+    """The small forms of random and fixed j have the same config."""
+    for folder in ("random", "fixed"):
+        for iteration in (50, 100):
+            protocol = {"config": "spigan_stackeddigits"}
+            write(tmp_path / folder, iteration, "modes", {"kl": 2.0 / iteration}, **protocol)
+    write(tmp_path / "third", 50, "modes", {"kl": 1.0}, config="ddgan_stackeddigits")
+    tool, drawn = load_tool("report"), {}
+    monkeypatch.setattr(tool, "plot_convergence", lambda curves, *_: drawn.update(curves))
+    tool.draw("convergence", read_measured([tmp_path]), "kl", tmp_path / "unused.png")
+    assert drawn == {
+        "random": [(100, 0.02), (50, 0.04)],
+        "fixed": [(100, 0.02), (50, 0.04)],
+        "ddgan_stackeddigits": [(50, 1.0)],
+    }
 
 
 def test_published_points_are_those_with_fid_and_time(tmp_path):
