@@ -76,7 +76,7 @@ def list_experiments() -> None:
     console.print(table, highlight=False)
     console.print(
         "\nGPU hours: on V100 (SPI-GAN on CelebA-HQ: A6000) as the papers say; ~ is a rough "
-        "estimate.\nSmall forms: minutes on two CPU cores. Experiments share trainings: one that "
+        "estimate.\nSmall forms: minutes of one CPU core. Experiments share trainings: one that "
         "another experiment has made is used.",
         highlight=False,
     )
@@ -88,7 +88,9 @@ def costs(experiment: Experiment) -> tuple[str, str]:
     if not runs:
         return "0", "< 1"
     sign = "" if all(run.is_published for run in runs) else "~"
-    minutes = sum(run.small_minutes for run in runs)
+    # Runs of other data often have the same small form, which is trained once.
+    small = {f"{run.small}": run.small_minutes for run in runs}
+    minutes = sum(small.values())
     hours = sum(run.gpu_hours for run in runs)
     shown = f"{hours:,.0f}" if hours >= 1 else f"{hours:.1g}"
     return sign + shown, f"{max(minutes, 1):.0f}"

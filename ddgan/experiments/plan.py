@@ -135,7 +135,7 @@ def _tests(experiment: Experiment, run: Run, train: Stage, saved: int, form: For
 
     ``saved`` is the interval in which checkpoints are kept.
     """
-    metrics = experiment.small_metrics if form.small else experiment.full_metrics
+    metrics = experiment.metrics(form.small)
     if not metrics:
         return []
     checkpoints = [train.outputs[0]]
@@ -163,7 +163,7 @@ def _resample(one: Resampled, plan: Plan, train: Stage) -> list[Stage]:
     command = (sys.executable, tool, str(train.outputs[0]), str(out), *arguments)
     export = Stage("export", out.parent, command, (out,), " ".join(arguments), (train,))
     plan.runs[one.name], plan.checkpoints[one.name] = out.parent, out
-    metrics = experiment.small_metrics if form.small else experiment.full_metrics
+    metrics = experiment.metrics(form.small)
     return [export, _test(metrics, out, export, form, _processes(RUNS[one.of], form))]
 
 
@@ -188,7 +188,7 @@ def _test(metrics: Sequence[str], checkpoint: Path, train: Stage, form: Form, gp
 
 def _draw(figure: Figure, plan: Plan, inputs: tuple[Stage, ...]) -> Stage:
     experiment, form = plan.experiment, plan.form
-    metrics = experiment.small_metrics if form.small else experiment.full_metrics
+    metrics = experiment.metrics(form.small)
     places = {
         "root": form.root,
         "runs": plan.folder,

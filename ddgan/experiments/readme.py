@@ -10,6 +10,7 @@ import ddgan
 from ddgan.experiments.measured import Measured, read_measured
 from ddgan.experiments.plan import Plan
 from ddgan.experiments.published import COLUMNS, TABLES
+from ddgan.experiments.runs import RUNS
 from ddgan.experiments.stages import Stage
 from ddgan.experiments.tables import MISSING, format_published, format_value
 
@@ -29,12 +30,15 @@ def write_readme(plan: Plan, command: str) -> Path:
         lines += [
             "> The small form runs the same code on less: the data, the networks or the length of "
             "training are not the paper's. Its numbers show that the path works and must not be "
-            "compared with the published ones.",
+            "compared with the published ones. Such trainings end long before they have settled: "
+            "which of two is better may not be as in the paper.",
+            "",
+            *(f"- `{run}`: {stand_in(run)}" for run in plan.runs if run in RUNS),
             "",
         ]
     if experiment.expected:
         lines += [f"What the paper reports: {experiment.expected}", ""]
-    if plan.runs:
+    if plan.runs and experiment.metrics(form.small):
         lines += ["## Published and measured", "", *_comparison(plan), ""]
     if figures := [stage for stage in plan.stages if stage.name.startswith("draw ")]:
         lines += ["## Figures", ""]
@@ -85,6 +89,13 @@ def _comparison(plan: Plan) -> list[str]:
         "|---" + "|---:" * (len(headings) - 2) + "|---|",
         *(_line(line) for line in cells.values()),
     ]
+
+
+def stand_in(run: str) -> str:
+    """Return which config takes a run's place in the small form, and what is changed in it."""
+    small = RUNS[run].small
+    changes = [f"{k}={v}" for k, v in small.options.items() if not k.startswith("default_hooks.")]
+    return f"`{small.config}` with `{' '.join(changes)}`"
 
 
 def published_values(run: str) -> dict[str, float]:

@@ -225,6 +225,25 @@ def test_the_list_shows_every_experiment(call_tool):
     assert costs.groups() == ("192", "1")
 
 
+def test_a_small_form_that_runs_share_is_counted_once(load_tool):
+    costs = load_tool("reproduce").costs
+    alone, twice = (costs(EXPERIMENTS[name]) for name in ("ddgan-celebahq256", "multimodal"))
+    assert (alone[0], twice[0]) == ("1,440", "2,880")
+    assert alone[1] == twice[1]
+
+
+def test_the_document_lists_every_experiment_and_training(load_tool):
+    text = (ROOT / "docs" / "experiments.md").read_text()
+    costs = load_tool("reproduce").costs
+    for experiment in EXPERIMENTS.values():
+        runs = ", ".join(f"`{run}`" for run in experiment.runs) or "–"
+        start = f"| `{experiment.name}` | {experiment.source} | "
+        line = next(line for line in text.splitlines() if line.startswith(start))
+        assert line.endswith(f" | {' | '.join([runs, *costs(experiment)])} |")
+    for run in RUNS.values():
+        assert f"| `{run.name}` | `{run.full.config}` | {max(run.gpus, 1)} | " in text
+
+
 def test_killed_between_stages_it_goes_on(tmp_path, start_tool, call_tool):
     command = [sys.executable, ROOT / "tools/reproduce.py", *GAUSSIANS, "--out", tmp_path]
     process = start_tool(command, tmp_path)
