@@ -26,6 +26,15 @@ TOP_LEVEL_KEYS = frozenset(
     param_scheduler randomness resume train_cfg train_dataloader visualizer work_dir
     launcher""".split()
 )
+_DICTS = {
+    "train_dataloader",
+    "default_hooks",
+    "optim_wrapper",
+    "evaluation",
+    "evaluation_dataset",
+    "env_cfg",
+    "randomness",
+}
 DEFAULT_HOOKS = {
     "logger": {"type": "TrainingLog"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
@@ -51,11 +60,23 @@ _PLAIN_DICTS: dict[str, Iterable[str] | Callable] = {
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return the config file at ``path`` with ``options`` (dotted keys) merged in, checked.
 
-    Raises ConfigError if the file is missing, or for a key or component that does not exist.
+    Raises ConfigError if the file is missing or fails, or for a key or component that does not
+    exist.
     """
     if not Path(path).is_file():
         raise ConfigError(f"config {str(path)!r} is not a file; configs are found in configs/")
-    cfg = Config.fromfile(str(path))
+    try:
+        cfg = Config.fromfile(str(path))
+    # A config is Python, and so are those that it is based on.
+    except Exception as error:
+        cause = error
+        # mmengine's own error of a failed import lists sys.path, and not the reason.
+        while isinstance(cause, ImportError) and cause.__context__ is not None:
+            cause = cause.__context__
+        raise ConfigError(
+            f"config {path}, or a file that it names in _base_ or custom_imports, cannot be "
+            f"executed: {type(cause).__name__}: {cause}"
+        ) from error
     if options:
         try:
             cfg.merge_from_dict(dict(options))
@@ -132,6 +153,11 @@ def check_trusted_types(node: Any, path: str = "model") -> None:
 
 def _check_structure(cfg: Mapping[str, Any]) -> None:
     """Check the parts that are neither components nor plain dicts."""
+    for key in _DICTS & cfg.keys():
+        if cfg[key] is not None and not isinstance(cfg[key], Mapping):
+            raise ConfigError(f"{key} is {cfg[key]!r}; expected a dict")
+    if not isinstance(cfg.get("custom_hooks") or [], (list, tuple)):
+        raise ConfigError(f"custom_hooks is {cfg['custom_hooks']!r}; expected a list of dicts")
     loader = cfg["train_dataloader"]
     for path, node in {
         "model": cfg["model"],
@@ -143,12 +169,19 @@ def _check_structure(cfg: Mapping[str, Any]) -> None:
         if not isinstance(node, Mapping) or "type" not in node:
             raise ConfigError(f"{path} is {node!r}; expected a dict with a 'type'")
     for name, hook in (cfg.get("default_hooks") or {}).items():
+        if hook is not None and not isinstance(hook, Mapping):
+            raise ConfigError(
+                f"default_hooks.{name} is {hook!r}; expected a dict, or None for none"
+            )
         if hook is not None and "type" not in hook:
             _check_keys("default_hooks", {name: hook}, DEFAULT_HOOKS)
     if "constructor" not in cfg["optim_wrapper"]:
         raise ConfigError(
             "optim_wrapper has no constructor; expected 'PerNetworkOptimWrapperConstructor'"
         )
+    for name, entry in (cfg.get("evaluation") or {}).items():
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"evaluation.{name} is {entry!r}; expected a dict, dict(num=…) say")
     networks = {name: v for name, v in cfg["optim_wrapper"].items() if name != "constructor"}
     for name, entry in networks.items():
         if not isinstance(entry, Mapping) or "optimizer" not in entry:

@@ -123,8 +123,11 @@ def real_features(
         if tensors is None
         for batch in order[shard].split(EXTRACTOR_BATCH)
     ]
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=_stack)
-    pictures = iter(loader)
+    # Where all of them are known, there is nothing for workers to do.
+    workers = num_workers if batches else 0
+    pictures = iter(
+        DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_stack)
+    )
     device = next((p.device for p in extractor.parameters()), torch.device("cpu"))
 
     @torch.no_grad()

@@ -45,6 +45,11 @@ MISSPELT = [
     ({"custom_imports": {"import": ["os"]}}, "did you mean 'imports'"),
     ({"evaluation.modes": {"type": "DigitModes", "nmu": 5}}, "did you mean 'num'"),
     ({"custom_hooks.7.num": 5}, "do not fit"),
+    ({"default_hooks": 3}, "default_hooks is 3; expected a dict"),
+    ({"default_hooks.checkpoint": 3}, "default_hooks.checkpoint is 3; expected a dict, or None"),
+    ({"train_dataloader": 5}, "train_dataloader is 5; expected a dict"),
+    ({"evaluation.fid": 5}, "evaluation.fid is 5; expected a dict"),
+    ({"optim_wrapper": "Adam"}, "optim_wrapper is 'Adam'; expected a dict"),
     ({"train_cfg": {"_delete_": True, "max_iters": 5}}, "train_cfg is .* with a 'type'"),
 ]
 
@@ -53,6 +58,27 @@ MISSPELT = [
 def test_a_misspelt_key_is_an_error_with_a_hint(options, message):
     with pytest.raises(ConfigError, match=message):
         load_config(CONFIGS / "ddgan_cifar10.py", options)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model = dict(", "SyntaxError: .* was never closed"),
+        ("model = foo", "NameError: name 'foo' is not defined"),
+        ("_base_ = ['nowhere.py']", r"FileNotFoundError: .*nowhere\.py"),
+        ("custom_imports = dict(imports=['nowhere_at_all'])", "No module named 'nowhere_at_all'$"),
+    ],
+)
+def test_a_config_that_fails_is_named(tmp_path, text, reason):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"mine\.py, or .* cannot be executed: .*{reason}"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_hooks_are_a_list():
+    cfg = load_config(CONFIGS / "ddgan_cifar10.py").to_dict()
+    with pytest.raises(ConfigError, match=r"custom_hooks is .*; expected a list of dicts"):
+        check_config(cfg | {"custom_hooks": {"type": "EqualReplicas"}})
 
 
 @pytest.mark.parametrize("part", ["model", "train_dataloader", "train_cfg", "optim_wrapper"])
