@@ -31,7 +31,7 @@ def write_readme(plan: Plan, command: str) -> Path:
             "> The small form runs the same code on less: the data, the networks or the length of "
             "training are not the paper's. Its numbers show that the path works and must not be "
             "compared with the published ones. Such trainings end long before they have settled: "
-            "which of two is better may not be as in the paper.",
+            "what the paper reports need not show in them.",
             "",
             *(f"- `{run}`: {stand_in(run)}" for run in plan.runs if run in RUNS),
             "",
