@@ -14,13 +14,22 @@ inline Reach reach(int64_t o, int up, int down, int64_t pad, int taps) {
   return {first, start, start < taps ? (taps - start + up - 1) / up : 0};
 }
 
-// tmp[0, length) = sum_k w[k] * rows[k][0, length)
+// The rows of the input that meet one row of the output, `stride` elements apart, and their
+// weights.
+template <class T>
+struct Taps {
+  const T* x;
+  int64_t stride, count;
+  const Acc<T>* w;
+};
+
+// tmp[0, length) = sum_k w[k] * row k [0, length)
 template <int K, class T, class A>
-inline void combine_rows(A* __restrict tmp, const T* const* rows, const A* w, int64_t length) {
+inline void combine_rows(A* __restrict tmp, const Taps<T>& taps, int64_t length) {
   struct { const T* row[K]; A w[K]; } in;  // a copy that the stores below cannot alias
   for (int k = 0; k < K; ++k) {
-    in.row[k] = rows[k];
-    in.w[k] = w[k];
+    in.row[k] = taps.x + k * taps.stride;
+    in.w[k] = taps.w[k];
   }
   sweep<A>(length, [=](int64_t i, int64_t part) {
     Vec<A> v = load_some(in.row[0] + i, part) * in.w[0];
@@ -30,19 +39,22 @@ inline void combine_rows(A* __restrict tmp, const T* const* rows, const A* w, in
 }
 
 template <class T, class A>
-void vertical(A* tmp, const T* const* rows, const A* w, int64_t count, int64_t length) {
-  switch (count) {
+void vertical(A* tmp, const Taps<T>& taps, int64_t length) {
+  switch (taps.count) {
     case 0: __builtin_memset(tmp, 0, length * sizeof(A)); return;
-    case 1: return combine_rows<1>(tmp, rows, w, length);
-    case 2: return combine_rows<2>(tmp, rows, w, length);
-    case 3: return combine_rows<3>(tmp, rows, w, length);
-    case 4: return combine_rows<4>(tmp, rows, w, length);
+    case 1: return combine_rows<1>(tmp, taps, length);
+    case 2: return combine_rows<2>(tmp, taps, length);
+    case 3: return combine_rows<3>(tmp, taps, length);
+    case 4: return combine_rows<4>(tmp, taps, length);
   }
-  combine_rows<4>(tmp, rows, w, length);
-  for (int64_t k = 4; k < count; ++k)
+  combine_rows<4>(tmp, taps, length);
+  for (int64_t k = 4; k < taps.count; ++k) {
+    const T* row = taps.x + k * taps.stride;
+    const A w = taps.w[k];
     sweep<A>(length, [=](int64_t i, int64_t part) {
-      store_some(tmp + i, load_some(tmp + i, part) + load_some(rows[k] + i, part) * w[k], part);
+      store_some(tmp + i, load_some(tmp + i, part) + load_some(row + i, part) * w, part);
     });
+  }
 }
 
 #define DDGAN_LANES16(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), \
@@ -63,41 +75,33 @@ void vertical(A* tmp, const T* const* rows, const A* w, int64_t count, int64_t l
 #define DDGAN_BEFORE(i) (L - 1 + (i))
 #define DDGAN_AFTER(i) (1 + (i))
 
-// The rows of the input that meet one row of the output, and their weights.
-template <class T>
-struct Taps {
-  const T* row[kMaxTaps];
-  Acc<T> w[kMaxTaps];
-  int64_t count;
-};
-
 // The x2 resamplings by a 4-tap filter of NCHW: a row of the output from K rows of the input, in
 // registers all along, one vector of the input ahead of what is written. Columns beyond the input
-// count as zeros.
+// count as zeros. Short rows outrun the processor's own prefetch: without ours, rows of 32 take
+// half as long again.
 template <int K, class T>
 struct FusedRow {
   using V = Vec<float>;
   static constexpr int L = kLanes<float>;
-  const T* row[K > 0 ? K : 1];
-  float w[K > 0 ? K : 1];
-  int64_t in_w;
+  static constexpr int64_t kAhead = 4096 / sizeof(T);  // elements to prefetch ahead
+  const T* x;
+  int64_t stride, in_w;
+  const float* w;
 
-  FusedRow(const Taps<T>& taps, int64_t in_w) : in_w(in_w) {
-    for (int k = 0; k < K; ++k) {
-      row[k] = taps.row[k];
-      w[k] = taps.w[k];
-    }
-  }
+  FusedRow(const Taps<T>& taps, int64_t width)
+      : x(taps.x), stride(taps.stride), in_w(width), w(taps.w) {}
   inline __attribute__((always_inline)) V column(int64_t i) const {
     V v{};
     if (i + L <= in_w) {
-      for (int k = 0; k < K; ++k) v += load(row[k] + i) * w[k];
+      for (int k = 0; k < K; ++k) v += load(x + k * stride + i) * w[k];
+      for (int k = K - K / 2; k < K; ++k) __builtin_prefetch(x + k * stride + i + kAhead);
     } else if (i < in_w) {
-      for (int k = 0; k < K; ++k) v += load_part(row[k] + i, in_w - i) * w[k];
+      for (int k = 0; k < K; ++k) v += load_part(x + k * stride + i, in_w - i) * w[k];
     }
     return v;
   }
   static inline void put(T* out, V v, int64_t left) {
+    __builtin_prefetch(out + kAhead, 1);
     if (left >= L) store(out, v);
     else if (left > 0) store_part(out, v, left);
   }
@@ -110,7 +114,8 @@ struct FusedRow {
   }
 
   // out[2m] = w0 t[m - 1] + w2 t[m], out[2m + 1] = w1 t[m] + w3 t[m + 1].
-  void up2(T* __restrict out, int64_t out_w, const float* wx) const {
+  inline __attribute__((always_inline)) void up2(T* __restrict out, int64_t out_w,
+                                                  const float* wx) const {
     const float w0 = wx[0], w1 = wx[1], w2 = wx[2], w3 = wx[3];
     V previous{}, v = column(0);
     for (int64_t m = 0; 2 * m < out_w; m += L) {
@@ -126,7 +131,8 @@ struct FusedRow {
   }
 
   // out[m] = w0 t[2m - 1] + w1 t[2m] + w2 t[2m + 1] + w3 t[2m + 2].
-  void down2(T* __restrict out, int64_t out_w, const float* wx) const {
+  inline __attribute__((always_inline)) void down2(T* __restrict out, int64_t out_w,
+                                                  const float* wx) const {
     const float w0 = wx[0], w1 = wx[1], w2 = wx[2], w3 = wx[3];
     V previous{}, a = column(0), b = column(L);
     V even = (V)__builtin_shufflevector(a, b, DDGAN_LANES(DDGAN_EVEN));
@@ -172,16 +178,25 @@ void combine_pixels(T* out, const A* t, const A* w, int64_t count, int64_t step,
 template <class A>
 struct FirPlan {
   const Fir* p;
-  A wx[kMaxTaps], wy[kMaxTaps];
+  A wx[kMaxTaps];
   int64_t lead, trail;
   bool up2, down2;     // the fast paths
-  Buffer<Reach> rows;  // of every output row: divisions cost more than a short row
+  struct Rows { int64_t first, start, count, w; };
+  Buffer<Rows> rows;   // of every output row, cut to the input: divisions cost more than a row
+  Buffer<A> wy;        // by phase: the weights that meet a row lie side by side, from rows[y].w
 
-  explicit FirPlan(const Fir& f) : p(&f), rows(f.out_h) {
-    for (int64_t y = 0; y < f.out_h; ++y)
-      rows.data[y] = reach(y, f.up_y, f.down_y, f.pad_y, f.taps_y);
+  explicit FirPlan(const Fir& f) : p(&f), rows(f.out_h), wy(int64_t(f.up_y) * f.taps_y) {
+    for (int phase = 0; phase < f.up_y; ++phase)
+      for (int k = 0; phase + k * f.up_y < f.taps_y; ++k)
+        wy.data[phase * f.taps_y + k] = A(f.weights_y[phase + k * f.up_y]);
+    for (int64_t y = 0; y < f.out_h; ++y) {
+      const Reach r = reach(y, f.up_y, f.down_y, f.pad_y, f.taps_y);
+      const int64_t begin = r.first < 0 ? -r.first : 0;
+      const int64_t end = r.first + r.count > f.in_h ? f.in_h - r.first : r.count;
+      rows.data[y] = {r.first + begin, r.start + begin * f.up_y, end > begin ? end - begin : 0,
+                      r.start * f.taps_y + begin};
+    }
     for (int i = 0; i < f.taps_x; ++i) wx[i] = A(f.weights_x[i]);
-    for (int i = 0; i < f.taps_y; ++i) wy[i] = A(f.weights_y[i]);
     const Reach low = reach(0, f.up_x, f.down_x, f.pad_x, f.taps_x);
     const int64_t last = floor_div((f.out_w - 1) * f.down_x - f.pad_x + f.taps_x - 1, f.up_x);
     lead = low.first < 0 ? -low.first : 0;
@@ -224,47 +239,52 @@ void horizontal(const FirPlan<A>& plan, T* out, const A* t, const A* wx) {
 }
 
 template <class T, class A>
-Taps<T> vertical_taps(const FirPlan<A>& plan, const T* plane, int64_t oy) {
-  const Fir& f = *plan.p;
-  const Reach r = plan.rows.data[oy];
-  const int64_t begin = r.first < 0 ? -r.first : 0;
-  const int64_t end = r.first + r.count > f.in_h ? f.in_h - r.first : r.count;
-  Taps<T> taps;
-  taps.count = 0;
-  for (int64_t k = begin; k < end; ++k) {
-    taps.row[taps.count] = plane + (r.first + k) * f.in_w * f.inner;
-    taps.w[taps.count++] = plan.wy[r.start + k * f.up_y];
-  }
-  return taps;
+inline Taps<T> vertical_taps(const FirPlan<A>& plan, const T* plane, int64_t oy) {
+  const auto& r = plan.rows.data[oy];
+  const int64_t stride = plan.p->in_w * plan.p->inner;
+  return {plane + r.first * stride, stride, r.count, plan.wy.data + r.w};
 }
 
-template <int K, class T>
-inline void fused_row(const FirPlan<float>& plan, const Taps<T>& taps, T* out) {
+template <bool kUp, int K, class T>
+inline __attribute__((always_inline)) void fused_row(const FirPlan<float>& plan,
+                                                     const Taps<T>& taps, T* out) {
   const FusedRow<K, T> row(taps, plan.p->in_w);
-  if (plan.up2) row.up2(out, plan.p->out_w, plan.wx);
+  if (kUp) row.up2(out, plan.p->out_w, plan.wx);
   else row.down2(out, plan.p->out_w, plan.wx);
 }
 
-template <class T>
-void fused_row_of(const FirPlan<float>& plan, const Taps<T>& taps, T* out) {
-  switch (taps.count) {
-    case 0: return fused_row<0>(plan, taps, out);
-    case 1: return fused_row<1>(plan, taps, out);
-    case 2: return fused_row<2>(plan, taps, out);
-    case 3: return fused_row<3>(plan, taps, out);
-    default: return fused_row<4>(plan, taps, out);
+template <bool kUp, class T>
+void fused_rows(const FirPlan<float>& plan, int64_t begin, int64_t end) {
+  const Fir& f = *plan.p;
+  const int64_t size = f.in_h * f.in_w, height = f.out_h, width = f.out_w;
+  const T* x = static_cast<const T*>(f.x) + begin / height * size;
+  T* y = static_cast<T*>(f.y) + begin * width;
+  int64_t oy = begin % height;
+  for (int64_t i = begin; i < end; ++i, y += width) {
+    const Taps<T> taps = vertical_taps(plan, x, oy);
+    switch (taps.count) {
+      case 0: fused_row<kUp, 0>(plan, taps, y); break;
+      case 1: fused_row<kUp, 1>(plan, taps, y); break;
+      case 2: fused_row<kUp, 2>(plan, taps, y); break;
+      case 3: fused_row<kUp, 3>(plan, taps, y); break;
+      default: fused_row<kUp, 4>(plan, taps, y);
+    }
+    if (++oy == height) {
+      oy = 0;
+      x += size;
+    }
   }
 }
-inline void fused_row_of(const FirPlan<double>&, const Taps<double>&, double*) {}  // no fast path
+template <bool kUp, class T>
+void fused_rows(const FirPlan<double>&, int64_t, int64_t) {}  // no fast path
 
 template <class T, class A>
 void full_row(const FirPlan<A>& plan, const T* plane, T* out, int64_t oy, A* t, A* sum) {
   const Fir& f = *plan.p;
-  const Reach r = plan.rows.data[oy];
+  const auto& r = plan.rows.data[oy];
   const int64_t length = f.in_w * f.inner, size = f.out_w * f.inner;
   __builtin_memset(sum, 0, size * sizeof(A));
   for (int64_t k = 0; k < r.count; ++k) {
-    if (r.first + k < 0 || r.first + k >= f.in_h) continue;
     const T* row = plane + (r.first + k) * length;
     const A one = 1;
     A wx[kMaxTaps];
@@ -273,7 +293,7 @@ void full_row(const FirPlan<A>& plan, const T* plane, T* out, int64_t oy, A* t, 
       const int64_t at = y * f.taps_x + i;
       wx[i] = A(f.weights_2d[f.flip_2d ? last - at : at]) * A(f.gain_2d);
     }
-    combine_rows<1>(t, &row, &one, length);
+    combine_rows<1>(t, Taps<T>{row, length, 1, &one}, length);
     horizontal<true>(plan, sum, t, wx);
   }
   sweep<A>(size, [=](int64_t i, int64_t part) { store_some(out + i, load_some(sum + i, part), part); });
@@ -287,18 +307,11 @@ template <class T>
 void fir_rows(const Fir& f, int64_t begin, int64_t end) {
   using A = Acc<T>;
   const FirPlan<A> plan(f);
+  if (plan.up2) return fused_rows<true, T>(plan, begin, end);
+  if (plan.down2) return fused_rows<false, T>(plan, begin, end);
   const T* input = static_cast<const T*>(f.x);
   const int64_t row = f.out_w * f.inner, size = f.in_h * f.in_w * f.inner;
   int64_t plane = begin / f.out_h, oy = begin % f.out_h;
-  if (plan.up2 || plan.down2) {
-    for (int64_t i = begin; i < end; ++i) {
-      fused_row_of(plan, vertical_taps(plan, input + plane * size, oy),
-                   static_cast<T*>(f.y) + i * row);
-      plane += ++oy == f.out_h;
-      oy = oy == f.out_h ? 0 : oy;
-    }
-    return;
-  }
   const int64_t buffer = (plan.buffer() + 15) / 16 * 16;
   const int64_t flight = buffer * int64_t(sizeof(A)) <= 4096 && !f.weights_2d ? kFlight : 1;
   const Buffer<A> memory(buffer * flight + row);
@@ -312,7 +325,7 @@ void fir_rows(const Fir& f, int64_t begin, int64_t end) {
         full_row(plan, x, out, oy, t, memory.data + buffer);
       } else {
         const Taps<T> taps = vertical_taps(plan, x, oy);
-        vertical(t + k * buffer, taps.row, taps.w, taps.count, f.in_w * f.inner);
+        vertical(t + k * buffer, taps, f.in_w * f.inner);
       }
       plane += ++oy == f.out_h;
       oy = oy == f.out_h ? 0 : oy;
