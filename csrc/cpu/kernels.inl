@@ -6,6 +6,7 @@ namespace DDGAN_ISA {
 #include "vec.inl"
 #include "fir.inl"
 #include "bias_act.inl"
+#include "norm_tile.inl"
 #include "norm.inl"
 
 #define DDGAN_BY_DTYPE(dtype, call)      \
