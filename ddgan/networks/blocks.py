@@ -140,7 +140,7 @@ class InputResidual(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the new features, which are also the new pyramid."""
-        h = scaled_sum(self.downsample(pyramid), h, self.residual_gain)
+        h = scaled_sum(h, self.downsample(pyramid), self.residual_gain)
         return h, h
 
 
@@ -183,5 +183,5 @@ class OutputResidual(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """Return the new features, which are also the new pyramid."""
-        h = scaled_sum(self.upsample(pyramid), h, self.residual_gain)
+        h = scaled_sum(h, self.upsample(pyramid), self.residual_gain)
         return h, h

@@ -60,8 +60,8 @@ def linear(
 
 
 def scaled_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
-    """Return ``gain * (x + y)``, in one new tensor."""
-    return torch.add(x, y).mul_(gain)
+    """Return ``gain * (x + y)`` in the memory of ``y``, which nothing else may need."""
+    return y.add_(x).mul_(gain)
 
 
 class Checkpointed(nn.Module):
@@ -251,4 +251,5 @@ class Attention(nn.Module):
         q, k, v = (part[:, None] for part in self.qkv(tokens))
         h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
         h = h.transpose(1, 2).reshape(n, c, height, width)
-        return scaled_sum(x, h, self.residual_gain)
+        # Not in place: h may be a view, of which autograd would copy the gradient.
+        return torch.add(x, h).mul_(self.residual_gain)
