@@ -35,9 +35,9 @@ PRODUCTS = {
 class _Recorder(TorchDispatchMode):
     """Notes each call of a product with stand-ins of its tensors, one per shape and layout."""
 
-    def __init__(self, channels_last: bool):
+    def __init__(self, layout: torch.memory_format | None):
         super().__init__()
-        self.channels_last = channels_last
+        self.layout = layout
         self.calls: list[Callable[[], object]] = []
         self._stand_ins: dict[tuple, Tensor] = {}
 
@@ -57,20 +57,22 @@ class _Recorder(TorchDispatchMode):
             extent = 1 + sum((n - 1) * step for n, step in zip(*key[:2], strict=True))
             values = torch.randn(extent, device=x.device).to(x.dtype)
             copy = values.as_strided(x.shape, x.stride())
-            if self.channels_last and x.ndim == 4:
-                copy = copy.contiguous(memory_format=torch.channels_last)
+            if self.layout is not None and x.ndim == 4:
+                copy = copy.contiguous(memory_format=self.layout)
             self._stand_ins[key] = copy
         return self._stand_ins[key]
 
 
-def products_of(work: Callable[[], object], channels_last: bool = False) -> Callable[[], None]:
+def products_of(
+    work: Callable[[], object], layout: torch.memory_format | None = None
+) -> Callable[[], None]:
     """Do ``work`` once and return a call that makes its convolutions and matrix products alone.
 
     Each product is one that the work computed: an operator that computes only the gradients asked
-    for does the same here. ``channels_last`` lays the pictures out as (N, H, W, C) instead of as
-    the work did. The values are random.
+    for does the same here. Pictures lie in memory as the work had them, or in ``layout``. The
+    values are random.
     """
-    with _Recorder(channels_last) as recorder:
+    with _Recorder(layout) as recorder:
         work()
     calls = recorder.calls
 
@@ -81,3 +83,13 @@ def products_of(work: Callable[[], object], channels_last: bool = False) -> Call
 
     run.count = len(calls)
     return run
+
+
+def limits_of(work: Callable[[], object], channels_last: bool) -> dict[str, Callable[[], None]]:
+    """Return the products of ``work`` in its own layout, named "limit", and in the other one.
+
+    ``channels_last`` says that the work's own layout is NHWC.
+    """
+    other = torch.contiguous_format if channels_last else torch.channels_last
+    name = "limit, NCHW" if channels_last else "limit, NHWC"
+    return {"limit": products_of(work), name: products_of(work, other)}

@@ -8,7 +8,7 @@ import copy
 import multiprocessing
 
 import torch
-from benchmark_limit import products_of
+from benchmark_limit import limits_of
 from benchmark_ops import Clock, Variant, measure
 from benchmark_subject import (
     Subject,
@@ -102,8 +102,7 @@ def _variants(subject: Subject, with_r1: bool) -> dict[str, Variant]:
     if "reference" in wanted:
         variants["reference"] = without_operators(ours)
     if "limit" in wanted:
-        variants["limit"] = products_of(ours)
-        variants["limit, channels_last"] = products_of(ours, channels_last=True)
+        variants |= limits_of(ours, subject.options.channels_last)
     if subject.options.compile:
         model.compile_networks()
     return variants
