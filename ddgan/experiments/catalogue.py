@@ -345,7 +345,7 @@ _ALL = (
             for run in ("spigan_cifar10", "spigan_cifar10_mlp")
         ),
         expected="It calls the mapping by the neural ODE its most important component, and has no "
-        "experiment without it; a review of the paper asked for this one.",
+        "experiment without it.",
     ),
     Experiment(
         "spigan-convergence",
