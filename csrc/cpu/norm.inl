@@ -1,16 +1,19 @@
 // The passes of AdaGN over a tile (norm_tile.inl).
 
-// Inlined whatever their size: a call for every pixel would load all constants anew.
-#define DDGAN_EACH __attribute__((always_inline))
-
-// Runs f(offset, channel, part) over all elements of a tile.
-template <bool kShared, class T, class F>
-DDGAN_INLINE void each_element(const NormTile<T>& tile, F f) {
+// Runs f(offset, coefficients, part) over all elements of a tile. The coefficients of a plane are
+// read ahead of its elements, so that no store can make the compiler read them again.
+template <bool kShared, class T, class R, class F>
+DDGAN_INLINE void each_element(const NormTile<T>& tile, R coefs, F f) {
   for (int64_t j = 0; j < tile.spans(); ++j) {
     const int64_t base = j * tile.span_stride();
-    sweep<Acc<T>>(tile.inner(), [=](int64_t i, int64_t part) DDGAN_EACH {
-      f(base + i, kShared ? j : i, part);
-    });
+    if (kShared) {
+      const auto k = coefs(j);
+      sweep<Acc<T>>(tile.inner(),
+                    [=](int64_t i, int64_t part) DDGAN_EACH { f(base + i, k, part); });
+    } else {
+      sweep<Acc<T>>(tile.inner(),
+                    [=](int64_t i, int64_t part) DDGAN_EACH { f(base + i, coefs(i), part); });
+    }
   }
 }
 
@@ -19,11 +22,16 @@ void norm_forward_tile(const NormTile<T>& tile) {
   using A = Acc<T>;
   statistics(tile);
   const Coefs<A, kAffine> k(tile);
-  const auto coef = k.template reader<kShared>();
   const T* x = tile.read(tile.p.x);
   T* y = tile.write(tile.p.y);
-  each_element<kShared>(tile, [=](int64_t at, int64_t c, int64_t part) DDGAN_EACH {
-    const Vec<A> z = load_some(x + at, part) * coef(K_a, c) + coef(K_b, c);
+  // While exponentials are computed, memory brings the next tile, if the cache has room for it.
+  constexpr int64_t kRoom = (int64_t(1) << 19) / sizeof(T), kNear = 1024 / sizeof(T);
+  const int64_t size = tile.width * tile.p.s, next = size < kRoom ? size : kNear;
+  each_element<kShared>(tile, k.template reader<kShared>(),
+                        [=](int64_t at, const auto& k, int64_t part) DDGAN_EACH {
+    __builtin_prefetch(x + at + next);
+    __builtin_prefetch(y + at + kNear, 1);
+    const Vec<A> z = load_some(x + at, part) * k[K_a] + k[K_b];
     store_some(y + at, kSilu ? z * sigmoid<A>(z) : z, part);
   });
 }
@@ -32,12 +40,12 @@ void norm_forward_tile(const NormTile<T>& tile) {
 template <bool kSilu, class A>
 struct Point {
   Vec<A> xh, dz, slope, t;
-  template <class R>
-  DDGAN_INLINE Point(Vec<A> x, Vec<A> grad, R coef, int64_t c, bool second) {
-    xh = (x - coef(K_mean, c)) * coef(K_rstd, c);
+  template <class K>
+  DDGAN_INLINE Point(Vec<A> x, Vec<A> grad, const K& k, bool second) {
+    xh = (x - k[K_mean]) * k[K_rstd];
     t = Vec<A>{};
     if (kSilu) {
-      const Vec<A> z = x * coef(K_a, c) + coef(K_b, c), s = sigmoid<A>(z), q = A(1) - s;
+      const Vec<A> z = x * k[K_a] + k[K_b], s = sigmoid<A>(z), q = A(1) - s;
       slope = s + s * z * q;
       if (second) t = grad * s * q * (A(2) + z * (q - s));
     } else {
@@ -54,30 +62,33 @@ DDGAN_INLINE void sum_shared(int64_t inner, double* totals, F f) {
     Vec<A> acc[K] = {};
     Vec<A>* sums = acc;
     sweep<A>(inner - start < kRun ? inner - start : kRun,
-             [=](int64_t i, int64_t part) { f(start + i, part, sums); });
+             [=](int64_t i, int64_t part) DDGAN_EACH { f(start + i, part, sums); });
     for (int k = 0; k < K; ++k) totals[k] += lane_sum<A>(acc[k]);
   }
 }
 
-// Per-channel sums of f(offset, channel, part, acc[K]) over a tile, (width, K) in double.
-template <int K, bool kShared, class T, class F>
-DDGAN_INLINE void tile_sums(const NormTile<T>& tile, double* totals, F f) {
+// Per-channel sums of f(offset, coefficients, part, acc[K]) over a tile, (width, K) in double.
+template <int K, bool kShared, class T, class R, class F>
+DDGAN_INLINE void tile_sums(const NormTile<T>& tile, R coefs, double* totals, F f) {
   using A = Acc<T>;
   const int64_t inner = tile.inner(), stride = tile.span_stride();
   if (kShared) {
-    for (int64_t c = 0; c < tile.width; ++c)
-      sum_shared<K, A>(inner, totals + c * K, [=](int64_t i, int64_t part, Vec<A>* acc) {
-        f(c * stride + i, c, part, acc);
+    for (int64_t c = 0; c < tile.width; ++c) {
+      const auto k = coefs(c);
+      sum_shared<K, A>(inner, totals + c * K, [=](int64_t i, int64_t part, Vec<A>* acc) DDGAN_EACH {
+        f(c * stride + i, k, part, acc);
       });
+    }
     return;
   }
   for (int64_t start = 0; start < tile.p.s; start += kPixels) {
     const int64_t end = tile.p.s - start < kPixels ? tile.p.s : start + kPixels;
-    sweep<A>(inner, [=](int64_t i, int64_t part) {
+    sweep<A>(inner, [=](int64_t i, int64_t part) DDGAN_EACH {
+      const auto k = coefs(i);
       Vec<A> acc[K] = {};
-      for (int64_t s = start; s < end; ++s) f(s * stride + i, i, part, acc);
+      for (int64_t s = start; s < end; ++s) f(s * stride + i, k, part, acc);
       for (int64_t l = 0; l < (part ? part : kLanes<A>); ++l)
-        for (int k = 0; k < K; ++k) totals[(i + l) * K + k] += acc[k][l];
+        for (int m = 0; m < K; ++m) totals[(i + l) * K + m] += acc[m][l];
     });
   }
 }
@@ -90,14 +101,15 @@ void norm_backward_tile(const NormTile<T>& tile) {
   T* dx = tile.write(p.y);
   enum { K_dz = kAffine, K_x, K_one, kCount };
   Coefs<A, kCount> k(tile);
-  const auto coef = k.template reader<kShared>();
+  const auto coefs = k.template reader<kShared>();
   Buffer<double> buffer(tile.width * 2);
   double* sums = buffer.data;
   // dx holds dz between the passes where that loses no precision: the second pass finds it in the
   // cache and need not take the exponential again.
   constexpr bool kKeep = sizeof(T) == sizeof(A);
-  tile_sums<2, kShared>(tile, sums, [=](int64_t at, int64_t c, int64_t part, Vec<A>* acc) {
-    const Point<kSilu, A> e(load_some(x + at, part), load_some(g + at, part), coef, c, false);
+  tile_sums<2, kShared>(tile, coefs, sums,
+                        [=](int64_t at, const auto& k, int64_t part, Vec<A>* acc) DDGAN_EACH {
+    const Point<kSilu, A> e(load_some(x + at, part), load_some(g + at, part), k, false);
     acc[0] += e.dz;
     acc[1] += e.dz * e.xh;
     if (kKeep) store_some(dx + at, e.dz, part);
@@ -120,12 +132,12 @@ void norm_backward_tile(const NormTile<T>& tile) {
       k.at(K_one, c) = f.one;
     }
   }
-  each_element<kShared>(tile, [=](int64_t at, int64_t c, int64_t part) DDGAN_EACH {
+  each_element<kShared>(tile, coefs, [=](int64_t at, const auto& k, int64_t part) DDGAN_EACH {
     const Vec<A> v = load_some(x + at, part);
     Vec<A> dz;
     if (kKeep) dz = load_some(dx + at, part);
-    else dz = Point<kSilu, A>(v, load_some(g + at, part), coef, c, false).dz;
-    store_some(dx + at, dz * coef(K_dz, c) + v * coef(K_x, c) + coef(K_one, c), part);
+    else dz = Point<kSilu, A>(v, load_some(g + at, part), k, false).dz;
+    store_some(dx + at, dz * k[K_dz] + v * k[K_x] + k[K_one], part);
   });
 }
 
@@ -171,13 +183,13 @@ void norm_second_tile(const NormTile<T>& tile) {
   const T *x = tile.read(p.x), *g = tile.read(p.grad), *u = tile.read(p.grad_grad);
   T *dx = tile.write(p.y), *dg = tile.write(p.y2);
   Coefs<A, kSecondCoefs> k(tile);
-  const auto coef = k.template reader<kShared>();
+  const auto coefs = k.template reader<kShared>();
   Buffer<double> buffer(tile.width * kSecondSums);
   double* sums = buffer.data;
   tile_sums<kSecondSums, kShared>(
-      tile, sums, [=](int64_t at, int64_t c, int64_t part, Vec<A>* acc) {
+      tile, coefs, sums, [=](int64_t at, const auto& k, int64_t part, Vec<A>* acc) DDGAN_EACH {
         const Vec<A> v = load_some(u + at, part);
-        const Point<kSilu, A> e(load_some(x + at, part), load_some(g + at, part), coef, c, true);
+        const Point<kSilu, A> e(load_some(x + at, part), load_some(g + at, part), k, true);
         // Lanes past the end hold x = grad = u = 0, so each product with dz, t or u vanishes.
         acc[S_u] += v;
         acc[S_ux] += v * e.xh;
@@ -193,13 +205,13 @@ void norm_second_tile(const NormTile<T>& tile) {
   Buffer<SecondCoef<double>> scratch(tile.each);
   for (int64_t first = 0; first < tile.width; first += tile.each)
     second_group(tile, first, sums, scratch.data, k);
-  each_element<kShared>(tile, [=](int64_t at, int64_t c, int64_t part) DDGAN_EACH {
-    const Vec<A> v = load_some(u + at, part), wx = coef(K_wx, c);
-    const Point<kSilu, A> q(load_some(x + at, part), load_some(g + at, part), coef, c, true);
-    const Vec<A> w = coef(K_wu, c) * v + wx * q.xh + coef(K_w1, c);
-    const Vec<A> d = coef(K_scale, c) * q.t * w + wx * q.dz - coef(K_ru, c) * v;
+  each_element<kShared>(tile, coefs, [=](int64_t at, const auto& k, int64_t part) DDGAN_EACH {
+    const Vec<A> v = load_some(u + at, part), wx = k[K_wx];
+    const Point<kSilu, A> q(load_some(x + at, part), load_some(g + at, part), k, true);
+    const Vec<A> w = k[K_wu] * v + wx * q.xh + k[K_w1];
+    const Vec<A> d = k[K_scale] * q.t * w + wx * q.dz - k[K_ru] * v;
     store_some(dg + at, q.slope * w, part);
-    store_some(dx + at, coef(K_rstd, c) * d + coef(K_kx, c) * q.xh + coef(K_k1, c), part);
+    store_some(dx + at, k[K_rstd] * d + k[K_kx] * q.xh + k[K_k1], part);
   });
 }
 

@@ -68,15 +68,15 @@ Moments run_of_planes(const NormTile<T>& tile) {
 
 constexpr int64_t kPixels = 128;  // of NHWC, summed in the accumulation dtype
 
-// Sums f(pixel) over [0, n) in four chains of additions.
-template <class A, class F>
-inline __attribute__((always_inline)) Vec<A> sum_pixels(int64_t n, F f) {
-  Vec<A> sum[4] = {};
+// Lets f(pixel, acc[K]) add up over [0, n), in four chains of additions.
+template <int K, class A, class F>
+DDGAN_INLINE void sum_pixels(int64_t n, Vec<A>* out, F f) {
+  Vec<A> acc[4][K] = {};
   int64_t s = 0;
   for (; s + 4 <= n; s += 4)
-    for (int k = 0; k < 4; ++k) sum[k] += f(s + k);
-  for (; s < n; ++s) sum[0] += f(s);
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    for (int chain = 0; chain < 4; ++chain) f(s + chain, acc[chain]);
+  for (; s < n; ++s) f(s, acc[0]);
+  for (int k = 0; k < K; ++k) out[k] = (acc[0][k] + acc[1][k]) + (acc[2][k] + acc[3][k]);
 }
 
 // Means and centred second moments of the tile's channels in NHWC.
@@ -88,21 +88,21 @@ void channel_moments(const NormTile<T>& tile, double* mean, double* m2) {
     const int64_t n = tile.p.s - start < kPixels ? tile.p.s - start : kPixels;
     const T* x = tile.read(tile.p.x) + start * stride;
     const double weight = double(n) / (start + n), cross = weight * start;
-    sweep<A>(tile.width, [=](int64_t i, int64_t part) {
-      const Vec<A> near =
-          sum_pixels<A>(n, [=](int64_t s) { return load_some(x + s * stride + i, part); }) / A(n);
+    sweep<A>(tile.width, [=](int64_t i, int64_t part) DDGAN_EACH {
+      const auto at = [=](int64_t s) DDGAN_EACH { return load_some(x + s * stride + i, part); };
+      Vec<A> near, sums[2];
+      sum_pixels<1, A>(n, &near, [=](int64_t s, Vec<A>* acc) DDGAN_EACH { acc[0] += at(s); });
+      near /= A(n);
       // Centred at the rounded mean, the sums lose nothing to a large offset.
-      Vec<A> square{};
-      Vec<A>* squares = &square;
-      const Vec<A> sum = sum_pixels<A>(n, [=](int64_t s) {
-        const Vec<A> d = load_some(x + s * stride + i, part) - near;
-        *squares += d * d;
-        return d;
+      sum_pixels<2, A>(n, sums, [=](int64_t s, Vec<A>* acc) DDGAN_EACH {
+        const Vec<A> d = at(s) - near;
+        acc[0] += d;
+        acc[1] += d * d;
       });
       for (int64_t l = 0; l < (part ? part : kLanes<A>); ++l) {
-        const double d = sum[l], delta = near[l] + d / n - mean[i + l];
+        const double d = sums[0][l], delta = near[l] + d / n - mean[i + l];
         mean[i + l] += delta * weight;
-        m2[i + l] += square[l] - d * d / n + delta * delta * cross;
+        m2[i + l] += sums[1][l] - d * d / n + delta * delta * cross;
       }
     });
   }
@@ -175,14 +175,22 @@ struct Coefs {
   }
   A* operator[](int k) { return memory.data + k * stride; }
   A& at(int k, int64_t c) { return memory.data[k * stride + c]; }
-  // Reads coefficient k of channel c, or in NHWC of the channels from c on.
+  struct Row {
+    Vec<A> values[K];
+    DDGAN_INLINE Vec<A> operator[](int k) const { return values[k]; }
+  };
+  // Reads the coefficients of channel c, or in NHWC of the channels from c on.
   template <bool kShared>
   struct Reader {
     const A* data;
     int64_t stride;
-    inline Vec<A> operator()(int k, int64_t c) const {
-      const A* at = data + k * stride + c;
-      return kShared ? splat(*at) : load(at);
+    DDGAN_INLINE Row operator()(int64_t c) const {
+      Row row;
+      for (int k = 0; k < K; ++k) {
+        const A* at = data + k * stride + c;
+        row.values[k] = kShared ? splat(*at) : load(at);
+      }
+      return row;
     }
   };
   template <bool kShared>

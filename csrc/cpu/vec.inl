@@ -17,13 +17,18 @@ struct AccOf<double> { using type = double; };
 template <class T>
 using Acc = typename AccOf<T>::type;
 
-// Zeroed memory. Not std::vector: its members, compiled for this instruction set, could be the
-// copies that the linker keeps for the whole program.
+// Zeroed memory, on the stack where it is small. Not std::vector: its members, compiled for this
+// instruction set, could be the copies that the linker keeps for the whole program.
 template <class A>
 struct Buffer {
-  A* data;
-  explicit Buffer(int64_t n) : data(static_cast<A*>(std::calloc(n + 1, sizeof(A)))) {}
-  ~Buffer() { std::free(data); }
+  static constexpr int64_t kSmall = 1024 / sizeof(A);
+  A near[kSmall];
+  A* data = near;
+  explicit Buffer(int64_t n) {
+    if (n > kSmall) data = static_cast<A*>(std::calloc(n, sizeof(A)));
+    else for (int64_t i = 0; i < n; ++i) near[i] = A{};
+  }
+  ~Buffer() { if (data != near) std::free(data); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 };
@@ -131,10 +136,15 @@ inline void store_part(float* p, Vec<float> v, int64_t n) {
 
 template <class A>
 inline A lane_sum(Vec<A> v) {
-  A s = 0;
-  for (int64_t i = 0; i < kLanes<A>; ++i) s += v[i];
-  return s;
+  A part[kLanes<A>];
+  __builtin_memcpy(part, &v, sizeof v);
+  for (int64_t half = kLanes<A> / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
 }
+
+// Inlined whatever their size: a call for every pixel would load all constants anew.
+#define DDGAN_EACH __attribute__((always_inline))
 
 // Runs f(i, part) over [0, n): `part` is 0 for a full vector, else the number of elements left.
 template <class A, class F>
