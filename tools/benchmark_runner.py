@@ -26,6 +26,7 @@ from mmengine.runner import Runner as MMRunner
 
 from ddgan.engine import Runner, load_config
 from ddgan.engine.cli import OptionsAction, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
 from ddgan.models.random import StepRandom
@@ -137,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and print."""
     torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     with user_errors():
         clock = Clock(options.device, options.threads)
         record = {"device": device_name(options.device), "torch": torch.__version__, "runs": []}

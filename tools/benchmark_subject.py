@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddgan.engine import load_config
 from ddgan.engine.cli import OptionsAction
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
 from ddgan.models import DDGAN
@@ -78,7 +79,7 @@ class Subject:
 def build_subject(options: argparse.Namespace, batch_size: int) -> Subject:
     """Build what is measured; raises UserError for a config that is not of a DDGAN."""
     torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     torch.manual_seed(0)
     cfg = load_config(ROOT / options.config, options.cfg_options)
     if cfg.model.type != "DDGAN":

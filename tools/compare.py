@@ -11,6 +11,7 @@ import torch
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.data import Gaussians25
 from ddgan.engine.cli import progress_bar, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import record_path
 from ddgan.evaluation.records import read_record
@@ -57,6 +58,7 @@ def panel(name: str, checkpoint: str, args: argparse.Namespace) -> tuple[Scatter
 def main() -> None:
     """Sample, and draw the panels."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         names = args.names or [Path(checkpoint).parent.name for checkpoint in args.checkpoints]
         if len(names) != len(args.checkpoints):

@@ -6,6 +6,7 @@ from pathlib import Path
 from ddgan.apis import load_model
 from ddgan.demo.listening import is_loopback, listen
 from ddgan.engine.cli import import_packages, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.models.editing import check_editable
 
 
@@ -31,6 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Load the model and serve the page."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)

@@ -13,6 +13,7 @@ import ddgan
 from ddgan.apis import auto_batch_size, edit, inpaint, load_model
 from ddgan.data.single import fit_mask, fit_picture, open_picture
 from ddgan.engine.cli import import_packages, progress_bar, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
 from ddgan.models.editing import check_editable
@@ -125,6 +126,7 @@ def save(
 def main() -> None:
     """Read, draw and write."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         out = Path(args.out)
         if args.num < 1:

@@ -19,6 +19,7 @@ from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
 from ddgan.engine.cli import OptionsAction, import_packages, progress_bar, user_errors
 from ddgan.engine.config import check_trusted_types
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import Neighbours, nearest_neighbours
 from ddgan.evaluation.sampled_features import extract
@@ -149,6 +150,7 @@ def record(
 def main() -> None:
     """Sample, search, draw and write."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         if min(args.num, args.k, args.batch_size) < 1 or (args.num_data or 1) < 1:
             raise UserError("--num, --k, --num-data and --batch-size: expected at least 1")

@@ -4,6 +4,7 @@ import argparse
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine.cli import import_packages, progress_bar, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.visualization import written_samples
 
@@ -45,6 +46,7 @@ def read_batch_size(text: str) -> int | None:
 def main() -> None:
     """Sample and write."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         if args.num < 1 or args.first_index < 0:
             raise UserError(

@@ -12,6 +12,7 @@ from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
 from ddgan.engine.cli import OptionsAction, import_packages, progress_bar, user_errors
 from ddgan.engine.config import check_trusted_types
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.distributed import init_process_group, select_device
 from ddgan.engine.evaluate import (
     EvaluationOptions,
@@ -108,6 +109,7 @@ def newest_checkpoint(configs: list[str], root: str = "work_dirs") -> Path:
 def main() -> None:
     """Measure, print and write the records."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         if args.num is not None and args.num < 1:
             raise UserError(f"--num is {args.num}; expected at least 1")

@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 
 from ddgan.engine import Runner, load_config
 from ddgan.engine.cli import OptionsAction, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.dry_run import dry_run
 from ddgan.engine.preemption import PREEMPTED_STATUS
 
@@ -77,9 +77,7 @@ def read_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Train, or only report what would be trained."""
     args = parse_args()
-    # A saturated discriminator has gradients near zero, on which a CPU computes ten times slower
-    # than on zero.
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     with user_errors():
         cfg = read_config(args)
         if args.dry_run:

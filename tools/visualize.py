@@ -9,6 +9,7 @@ from ddgan.data import StackedDigits
 from ddgan.engine.checkpoint import read_weights
 from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.engine.config import check_trusted_types
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import digit_classifier
 from ddgan.registry import DATASETS
@@ -149,6 +150,7 @@ def training_data(args: argparse.Namespace) -> torch.Tensor:
 def main() -> None:
     """Draw what is asked for."""
     args = parse_args()
+    set_up_cpu()
     with user_errors():
         args.draw(args)
         print(f"wrote {args.out}")
