@@ -17,7 +17,7 @@ from ddgan.diffusion.parametrization import (
 )
 from ddgan.diffusion.process import Diffusion
 from ddgan.diffusion.reverse_sde import reverse_sde, vp_alpha_bar
-from ddgan.diffusion.sampling import ancestral
+from ddgan.diffusion.sampling import ancestral, shared_index
 from ddgan.diffusion.schedules import geometric_betas, linear_betas, vp_betas, vp_variance
 from ddgan.diffusion.straight_path import StraightPath
 
@@ -36,6 +36,7 @@ __all__ = [
     "get_parametrization",
     "linear_betas",
     "reverse_sde",
+    "shared_index",
     "sub_steps",
     "vp_alpha_bar",
     "vp_betas",

@@ -2,10 +2,19 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, int], Tensor]
 Callback = Callable[[int, Tensor], None]
+
+
+def shared_index(index: int, x: Tensor) -> Tensor:
+    """Return the (N,) time indices of a batch ``x`` (N, …) that is at one time.
+
+    They are one number in memory, by whose stride of 0 a network sees that it may embed it once.
+    """
+    return torch.full((1,), index, device=x.device).expand(len(x))
 
 
 def ancestral(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrization
+from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrization, shared_index
 from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
 from ddgan.models.base import build
 from ddgan.models.losses import mean_per_step, non_saturating_loss, r1_penalty
@@ -161,7 +161,7 @@ class DDGAN(AdversarialModel):
             t = torch.full((len(noise),), step_index, device=x_t.device)
             # Stream 0 is x_T; each step has a stream for z and one for the posterior.
             z = self.latent(lambda shape: noise.normal(2 * step_index, shape))
-            output = generator(x_t, t - 1, z)
+            output = generator(x_t, shared_index(step_index - 1, x_t), z)
             posterior_noise = noise.normal(2 * step_index + 1, tuple(x_t.shape[1:]))
             return self.parametrization.x_prev(self.diffusion, output, x_t, t, posterior_noise)
 
@@ -176,5 +176,5 @@ class DDGAN(AdversarialModel):
             return ancestral(self.sampling_step(noise, generator), x_t, t)
         steps = torch.full((len(x_t),), t, device=x_t.device)
         z = self.latent(lambda shape: noise.normal(2 * t, shape))
-        output = generator(x_t, steps - 1, z)
+        output = generator(x_t, shared_index(t - 1, x_t), z)
         return self.parametrization.x0(self.diffusion, output, x_t, steps)

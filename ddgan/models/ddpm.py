@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, sub_steps
+from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, shared_index, sub_steps
 from ddgan.models.base import GenerativeModel
 from ddgan.models.graphs import LastRecording
 from ddgan.models.random import StepRandom
@@ -122,10 +122,9 @@ class DDPM(GenerativeModel):
         """Return x_0 from x_T ~ N(0, I) along the sampling steps."""
         x = noise.normal(0, self.data_shape)
         for t, s in zip(reversed(self.times), [*reversed(self.times[:-1]), 0], strict=True):
-            index = torch.full((len(noise),), t - 1, device=x.device)
             # Stream 0 is x_T, stream t the noise of the step from t.
             fresh = noise.normal(t, self.data_shape) if s and self.eta else None
-            eps = generator(x, index)
+            eps = generator(x, shared_index(t - 1, x))
             x = ddim_step(self.diffusion, x, eps, t, s, fresh, self.eta, self.clip)
             if callback is not None:
                 callback(s, x)

@@ -93,7 +93,7 @@ class ResBlock(Checkpointed):
     def forward(
         self, x: Tensor, time: Tensor, style1: Tensor | None = None, style2: Tensor | None = None
     ) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, H', W'), with ``time`` (N, C_out)."""
+        """Map (N, C_in, H, W) to (N, C_out, H', W'), with ``time`` (N, C_out) or (1, C_out)."""
         return self.checkpointed(self._forward, x, time, style1, style2)
 
     def _forward(
@@ -102,7 +102,10 @@ class ResBlock(Checkpointed):
         h = self.norm1(x, style1)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h).add_(time[:, :, None, None])
+        if len(time) == 1:  # then it is a part of the convolution's bias
+            h = F.conv2d(h, self.conv1.weight, self.conv1.bias + time[0], padding=1)
+        else:
+            h = self.conv1(h).add_(time[:, :, None, None])
         h = F.dropout(self.norm2(h, style2), self.dropout, self.training)
         h = self.conv2(h)
         if self.shortcut is not None:

@@ -211,6 +211,8 @@ class NCSNpp(nn.Module):
         return [m for m in self.modules() if isinstance(m, ResBlock)]
 
     def _conditions(self, t: Tensor, z: Tensor | None) -> Iterator[Condition]:
+        if t.stride(0) == 0:  # one time for the whole batch
+            t = t[:1]
         times = self.time_projection(F.silu(self.time_embedding(t)))
         styles = iter(() if self.mapping is None else self.style_projection(self.mapping(z)))
         conditions = []
@@ -223,8 +225,9 @@ class NCSNpp(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Return the prediction of x_0, (N, C, H, W) like ``x_t`` and in its dtype.
 
-        ``t`` (N,) holds 0-based time indices, ``z`` (N, latent_dim) is from N(0, I), or None
-        without a latent. Raises ValueError for other shapes.
+        ``t`` (N,) holds 0-based time indices; expanded from one number, as in sampling, it is
+        embedded once. ``z`` (N, latent_dim) is from N(0, I), or None without a latent. Raises
+        ValueError for other shapes.
         """
         _check_inputs(x_t, t, z, self.data_shape, self.latent_dim)
         conditions = self._conditions(t, z)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ddgan.diffusion import shared_index
 from ddgan.networks import NCSNpp
 from ddgan.networks.layers import SplitLinear
 from ddgan.registry import MODELS
@@ -185,6 +186,20 @@ def test_time_and_latent_change_the_output():
     out = network(x_t, t, z)
     assert (network(x_t, t + 1, z) - out).abs().max() > 1e-3
     assert (network(x_t, t, z.flip(0)) - out).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_time_shared_by_the_batch_gives_the_same_output_and_gradients(n):
+    network = build().double()
+    x_t, _, z = inputs(network, n)
+    outputs, gradients = [], []
+    for t in (shared_index(2, x_t), torch.full((n,), 2)):
+        outputs.append(network(x_t.double(), t, z.double()))
+        network.zero_grad()
+        outputs[-1].square().sum().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
 
 
 def test_an_uncentered_input_is_moved_to_the_centered_range():
