@@ -37,7 +37,12 @@ class SampleNoise:
     """The noise of the samples with the given indices, as named streams of standard normals."""
 
     def __init__(self, seed: int, indices: Tensor):
-        """Take a ``seed`` of up to 64 bits and the (B,) non-negative integer sample indices."""
+        """Take a ``seed`` of up to 64 bits and the (B,) non-negative integer sample indices.
+
+        Raises ValueError for another seed.
+        """
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"the seed is {seed}; expected a number from 0 to 2**64 - 1")
         self.key = (seed & _MASK, (seed >> 32) & _MASK)
         self.indices = indices.to(torch.int64)
 

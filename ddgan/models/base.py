@@ -2,7 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ class GenerativeModel(nn.Module, ABC):
 
     # How many pictures of each sample of a batch a train step generates.
     pictures_per_sample = 1
+    # Beside weights and noise, what samples depend on: a recording holds as long as it is the same.
+    sampling_options: Hashable = ()
 
     def __init__(
         self,
@@ -116,24 +120,23 @@ class GenerativeModel(nn.Module, ABC):
         if n < 0 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"n is {n}, batch_size {batch_size}; expected n >= 0, batch_size >= 1")
         generator = self.generator_ema if use_ema else self.generator
-        was_training = generator.training
-        generator.eval()
 
         def finished(indices: Tensor) -> Tensor:
             return self.to_output(self.draw(SampleNoise(seed, indices), generator))
 
+        draw = finished
+        if cuda_graph:
+            weights, precision = next(generator.parameters()), _precision(self.device.type)
+            key = (seed, self.sampling_options, weights.data_ptr(), precision)
+            draw = partial(self._recording, key, finished)
         batches = []
-        for start in range(0, n, batch_size or DEFAULT_BATCH_SIZE):
-            stop = min(start + (batch_size or DEFAULT_BATCH_SIZE), n)
-            indices = torch.arange(first_index + start, first_index + stop, device=self.device)
-            if cuda_graph:
-                key = (seed, next(generator.parameters()).data_ptr(), _precision(self.device.type))
-                batches.append(self._recording(key, finished, indices))
-            else:
-                batches.append(finished(indices))
-            if progress is not None:
-                progress(stop - start)
-        generator.train(was_training)
+        with evaluating(generator):
+            for start in range(0, n, batch_size or DEFAULT_BATCH_SIZE):
+                stop = min(start + (batch_size or DEFAULT_BATCH_SIZE), n)
+                indices = torch.arange(first_index + start, first_index + stop, device=self.device)
+                batches.append(draw(indices))
+                if progress is not None:
+                    progress(stop - start)
         return torch.cat(batches) if batches else self.empty_output()
 
     def to_output(self, x0: Tensor) -> Tensor:
@@ -197,6 +200,19 @@ class GenerativeModel(nn.Module, ABC):
         self.ema_updates = int(state["ema_updates"])
         # A checkpoint between updates of the average, amid accumulated gradients, begins anew.
         self.images_seen = self._images_averaged = int(state.get("images_seen", 0))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Have a network in evaluation mode, and afterwards as it was."""
+    was_training = network.training
+    if was_training:  # setting the mode of all its modules takes time
+        network.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            network.train()
 
 
 def _precision(device_type: str) -> torch.dtype | None:

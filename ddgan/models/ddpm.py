@@ -1,6 +1,6 @@
 """Denoising diffusion probabilistic models (Ho et al., 2020), sampled by DDPM or DDIM."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, shared_index, sub_steps
 from ddgan.models.base import GenerativeModel
-from ddgan.models.graphs import LastRecording
 from ddgan.models.random import StepRandom
 from ddgan.registry import MODELS
 
@@ -81,7 +80,11 @@ class DDPM(GenerativeModel):
         self.times = sub_steps(steps, count, spacing)
         # Ancestral sampling is DDIM with η = 1 (Song et al., Sec. 4.1).
         self.eta = 1.0 if sampler == "ddpm" else eta
-        self._recording = LastRecording()
+
+    @property
+    def sampling_options(self) -> Hashable:
+        """The sampling steps, η and whether predictions are clipped."""
+        return tuple(self.times), self.eta, self.clip
 
     @property
     def num_evaluations(self) -> int:

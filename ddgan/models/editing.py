@@ -12,7 +12,7 @@ from torch import Tensor
 from ddgan.diffusion import SampleNoise, ancestral
 from ddgan.diffusion.arc import NoiseOnArc
 from ddgan.errors import UserError
-from ddgan.models.base import DEFAULT_BATCH_SIZE, GenerativeModel
+from ddgan.models.base import DEFAULT_BATCH_SIZE, GenerativeModel, evaluating
 
 
 @torch.no_grad()
@@ -189,15 +189,12 @@ def _draw_all(
             f"num is {num}, first_index {first_index} and batch_size {batch_size}; expected at "
             "least 1, 0 and 1"
         )
-    generator = model.generator_ema
-    was_training = generator.training
-    generator.eval()
     stop = first_index + num
     batches = []
-    for start in range(first_index, stop, size):
-        indices = torch.arange(start, min(start + size, stop), device=model.device)
-        batches.append(model.to_output(draw(SampleNoise(seed, indices))))
-    generator.train(was_training)
+    with evaluating(model.generator_ema):
+        for start in range(first_index, stop, size):
+            indices = torch.arange(start, min(start + size, stop), device=model.device)
+            batches.append(model.to_output(draw(SampleNoise(seed, indices))))
     return torch.cat(batches)
 
 

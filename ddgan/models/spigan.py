@@ -192,6 +192,11 @@ class SPIGAN(AdversarialModel):
             return x, torch.ones(1)
         return (x,)
 
+    @property
+    def sampling_options(self) -> float:
+        """The truncation."""
+        return self.truncation
+
     def draw(
         self,
         noise: SampleNoise,

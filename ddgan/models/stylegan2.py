@@ -138,6 +138,11 @@ class StyleGAN2(LatentGAN):
             logits = self.judge(discriminator, x0, random)
             return logits, r1_penalty(logits, x0)
 
+    @property
+    def sampling_options(self) -> float:
+        """The truncation."""
+        return self.truncation
+
     def draw(
         self,
         noise: SampleNoise,

@@ -97,5 +97,11 @@ def test_noise_is_standard_normal():
     assert abs((x[1:] * x[:-1]).mean()) < 0.02
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_of_more_than_64_bits_is_refused(seed):
+    with pytest.raises(ValueError, match=rf"the seed is {seed}; expected a number from 0 to"):
+        SampleNoise(seed, torch.arange(2))
+
+
 def test_noise_of_nothing():
     assert SampleNoise(0, torch.arange(0)).normal(0, (2, 3)).shape == (0, 2, 3)

@@ -234,3 +234,20 @@ def test_pictures_leave_as_rounded_uint8():
     levels = torch.arange(256, dtype=torch.uint8)
     back = (levels.float() / 127.5 - 1).reshape(1, 1, 16, 16)
     assert torch.equal(model.to_output(back).flatten(), levels)
+
+
+def test_sampling_evaluates_and_leaves_the_mode_as_it_was_even_if_it_fails():
+    model, modes = toy_model().train(), []
+    model.generator_ema.register_forward_hook(lambda net, *_: modes.append(net.training))
+    model.sample(2)
+    assert set(modes) == {False}
+    assert model.generator_ema.training
+
+    def fail(count: int) -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.sample(2, progress=fail)
+    assert model.generator_ema.training
+    model.eval().sample(2)
+    assert not model.generator_ema.training

@@ -79,6 +79,9 @@ def test_samples_of_a_recording_equal_those_without(recording, monkeypatch):
     model.sample(4, seed=4, cuda_graph=True)
     model.sample(4, seed=4, cuda_graph=True, use_ema=False)
     assert Tape.made == 3
+    model.sampling_options = "another truncation"
+    model.sample(4, seed=4, cuda_graph=True, use_ema=False)
+    assert Tape.made == 4
 
 
 class _Cuda:
