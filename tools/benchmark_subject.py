@@ -84,6 +84,7 @@ def build_subject(options: argparse.Namespace, batch_size: int) -> Subject:
     cfg = load_config(ROOT / options.config, options.cfg_options)
     if cfg.model.type != "DDGAN":
         raise UserError(f"{options.config} is of a {cfg.model.type}; expected a DDGAN")
+    torch.backends.cudnn.benchmark = cfg.get("env_cfg", {}).get("cudnn_benchmark", False)
     narrow(cfg.model, options.width or (CPU_WIDTH if options.device == "cpu" else None))
     for name in ("generator", "discriminator"):
         cfg.optim_wrapper[name].amp = options.amp
