@@ -116,10 +116,11 @@ STABLE_TORCH_LIBRARY(ddgan, m) {
       "int down_y, int pad_x0, int pad_x1, int pad_y0, int pad_y1, bool flip, float gain) -> "
       "Tensor");
   m.def(
-      "bias_leaky_relu(Tensor x, Tensor? bias, float slope, float gain, float clamp) -> Tensor");
+      "bias_leaky_relu(Tensor x, Tensor? bias, float slope, float gain, float clamp, bool mask) -> "
+      "(Tensor, Tensor)");
   m.def(
-      "bias_leaky_relu_backward(Tensor grad, Tensor saved, Tensor? bias, float slope, float gain, "
-      "float clamp, bool bias_grad) -> (Tensor, Tensor)");
+      "bias_leaky_relu_backward(Tensor grad, Tensor mask, float slope, float gain, "
+      "bool channels_last, bool bias_grad) -> (Tensor, Tensor)");
   m.def(
       "ada_group_norm(Tensor x, Tensor scale, Tensor shift, int groups, float eps, bool silu) -> "
       "(Tensor, Tensor, Tensor)");

@@ -82,73 +82,84 @@ void set_shape(P& p, const Tensor& x, bool last) {
   p.channels_last = last || x.dim() == 2;
 }
 
-ddgan::BiasAct act_params(const Tensor& x, const std::optional<Tensor>& bias, bool last,
-                          double slope, double gain, double clamp) {
+ddgan::BiasAct act_params(const Tensor& x, bool last, double slope, double gain) {
   ddgan::BiasAct p{};
   set_shape(p, x, last);
   p.slope = slope;
   p.gain = gain;
+  return p;
+}
+
+int64_t act_spans(const ddgan::BiasAct& p) { return p.n * (p.channels_last ? p.s : p.c); }
+
+std::vector<int64_t> mask_size(const ddgan::BiasAct& p) {
+  return {p.planes, act_spans(p), ddgan::mask_row(p.channels_last ? p.c : p.s)};
+}
+
+std::tuple<Tensor, Tensor> bias_leaky_relu(const Tensor& x_, std::optional<Tensor> bias,
+                                           double slope, double gain, double clamp,
+                                           bool with_mask) {
+  const bool last = channels_last(x_);
+  const Tensor x = dense(x_, last);
+  ddgan::BiasAct p = act_params(x, last, slope, gain);
   p.clamp = clamp;
+  p.planes = !with_mask ? 0 : clamp < 0 ? 1 : 2;
   if (bias) {
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == p.c && bias->is_contiguous() &&
                         bias->device() == x.device(),
                     "bias must be a contiguous (C,) on the device of x");
     p.bias = {bias->data_ptr(), dtype_of(*bias, "bias"), 0};
   }
-  return p;
-}
-
-Tensor bias_leaky_relu(const Tensor& x_, std::optional<Tensor> bias, double slope, double gain,
-                       double clamp) {
-  const bool last = channels_last(x_);
-  const Tensor x = dense(x_, last);
-  ddgan::BiasAct p = act_params(x, bias, last, slope, gain, clamp);
-  Tensor y = same(x, last);
-  if (y.numel() == 0) return y;
+  Tensor y = same(x, last), mask = empty(x, mask_size(p), ScalarType::Byte, false);
+  if (y.numel() == 0) return {y, mask};
   p.x = x.data_ptr();
   p.y = y.data_ptr();
+  p.mask = static_cast<uint8_t*>(mask.data_ptr());
 #if defined(DDGAN_WITH_CUDA)
   if (x.is_cuda()) {
     const ddgan::cuda::DeviceGuard guard(x.get_device_index());
     check_cuda(ddgan::cuda::bias_act(p, current_stream(x)), "bias_leaky_relu");
-    return y;
+    return {y, mask};
   }
 #endif
-  parallel(p.n * (p.channels_last ? p.s : p.c), y.numel(),
+  parallel(act_spans(p), y.numel(),
            [&](int64_t begin, int64_t end) { ddgan::cpu_kernels().bias_act(p, begin, end); });
-  return y;
+  return {y, mask};
 }
 
-std::tuple<Tensor, Tensor> bias_leaky_relu_grad(const Tensor& grad_, const Tensor& saved_,
-                                                std::optional<Tensor> bias, double slope,
-                                                double gain, double clamp, bool bias_grad) {
-  check_same(grad_, saved_, "grad");
-  const bool last = channels_last(saved_);
-  const Tensor grad = dense(grad_, last), saved = dense(saved_, last);
-  ddgan::BiasAct p = act_params(saved, bias, last, slope, gain, clamp);
-  Tensor dx = same(saved, last);
-  const ScalarType acc = accumulation(saved);
-  if (saved.numel() == 0)
-    return {dx, torch::stable::new_zeros(saved, {bias_grad ? p.c : 0}, acc)};
+std::tuple<Tensor, Tensor> bias_leaky_relu_grad(const Tensor& grad_, const Tensor& mask,
+                                                double slope, double gain, bool last,
+                                                bool bias_grad) {
+  STD_TORCH_CHECK(!last || grad_.dim() == 4, "only (N, C, H, W) can be channels_last");
+  const Tensor grad = dense(grad_, last);
+  ddgan::BiasAct p = act_params(grad, last, slope, gain);
+  p.planes = mask.dim() == 3 && mask.size(0) == 2 ? 2 : 1;
+  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte && sizes_of(mask) == mask_size(p) &&
+                      mask.is_contiguous() && mask.device() == grad.device(),
+                  "mask must be the one that bias_leaky_relu returned for an input of this size, "
+                  "device and layout");
+  Tensor dx = same(grad, last);
+  const ScalarType acc = accumulation(grad);
+  if (grad.numel() == 0) return {dx, torch::stable::new_zeros(grad, {bias_grad ? p.c : 0}, acc)};
   p.x = grad.data_ptr();
-  p.saved = saved.data_ptr();
   p.y = dx.data_ptr();
+  p.mask = static_cast<uint8_t*>(mask.data_ptr());
 #if defined(DDGAN_WITH_CUDA)
-  if (saved.is_cuda()) {
-    const ddgan::cuda::DeviceGuard guard(saved.get_device_index());
+  if (grad.is_cuda()) {
+    const ddgan::cuda::DeviceGuard guard(grad.get_device_index());
     const int64_t rows = bias_grad ? ddgan::cuda::bias_grad_rows(p) : 0;
-    Tensor partial = empty(saved, {rows, bias_grad ? p.c : 0}, acc, false);
+    Tensor partial = empty(grad, {rows, bias_grad ? p.c : 0}, acc, false);
     p.bias_grad = bias_grad ? partial.data_ptr() : nullptr;
-    check_cuda(ddgan::cuda::bias_act_grad(p, current_stream(saved)), "bias_leaky_relu_backward");
+    check_cuda(ddgan::cuda::bias_act_grad(p, current_stream(grad)), "bias_leaky_relu_backward");
     const std::vector<int64_t> over{0};
     return {dx, torch::stable::sum(partial, over)};
   }
 #endif
   // A fixed number of slices, so that the order of the sum does not depend on the threads.
-  const int64_t slices = std::min<int64_t>(64, p.n * (p.channels_last ? p.s : p.c));
-  Tensor partial = empty(saved, {slices, bias_grad ? p.c : 0}, acc, false);
+  const int64_t slices = std::min<int64_t>(64, act_spans(p));
+  Tensor partial = empty(grad, {slices, bias_grad ? p.c : 0}, acc, false);
   p.bias_grad = bias_grad ? partial.data_ptr() : nullptr;
-  parallel(slices, saved.numel(), [&](int64_t begin, int64_t end) {
+  parallel(slices, grad.numel(), [&](int64_t begin, int64_t end) {
     ddgan::cpu_kernels().bias_act_grad(p, slices, begin, end);
   });
   const std::vector<int64_t> over{0};

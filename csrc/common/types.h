@@ -40,18 +40,25 @@ struct Fir {
   double gain_2d;
 };
 
-// y = clip(gain * leaky_relu(x + bias)); the backward multiplies grad by the derivative at `saved`.
+// y = clip(gain * leaky_relu(x + bias)). What its derivative depends on is kept as planes of bits:
+// x + bias > 0 and, with a clamp, |gain * leaky_relu(x + bias)| <= clamp. A plane of bits has a row
+// for each (n, c) of NCHW, of S elements, or each (n, s) of NHWC, of C; a row has whole bytes, its
+// first element in the lowest bit. The backward is linear in the gradient and needs no more.
 struct BiasAct {
   Dtype dtype;
   const void* x;     // forward: the input; backward: the gradient
-  const void* saved; // backward only: output (no bias, no clamp) or input
   void* y;
+  uint8_t* mask;     // (planes, rows, mask_row(S or C)); written by the forward
+  int planes;        // 1, with a clamp 2; in the forward 0 for no mask
   void* bias_grad;   // backward only: accumulation dtype, (partials, C); null when not wanted
-  Param bias;
+  Param bias;        // forward only
   int64_t n, c, s;   // (N, C, S) elements
   bool channels_last;
-  double slope, gain, clamp;  // clamp < 0: none
+  double slope, gain, clamp;  // clamp: forward only; < 0: none
 };
+
+// Bytes of a row of bits.
+DDGAN_HD inline int64_t mask_row(int64_t elements) { return (elements + 7) / 8; }
 
 // Group norm, scale and shift per sample, optional SiLU. Statistics are (N, G) in the
 // accumulation dtype: float, or double for double tensors.

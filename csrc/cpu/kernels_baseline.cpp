@@ -1,5 +1,9 @@
 #include <cstdlib>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "../common/half.h"
 #include "../common/norm_math.h"
 #include "cpu.h"

@@ -134,6 +134,42 @@ inline void store_part(float* p, Vec<float> v, int64_t n) {
 }
 #endif
 
+// Comparisons of vectors are vectors of integers, 0 or -1 a lane.
+template <class A>
+using Compared = decltype(Vec<A>{} > Vec<A>{});
+
+// Bit i is set where lane i compared true.
+template <class A>
+inline uint32_t lane_bits(Compared<A> m) {
+  constexpr bool is_float = sizeof(A) == 4;
+#if DDGAN_VECTOR_BYTES == 64
+  return is_float ? _mm512_movepi32_mask((__m512i)m) : _mm512_movepi64_mask((__m512i)m);
+#elif DDGAN_VECTOR_BYTES == 32
+  return is_float ? _mm256_movemask_ps((__m256)m) : _mm256_movemask_pd((__m256d)m);
+#elif defined(__SSE2__)
+  return is_float ? _mm_movemask_ps((__m128)m) : _mm_movemask_pd((__m128d)m);
+#else
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < kLanes<A>; ++i) bits |= uint32_t(m[i] & 1) << i;
+  return bits;
+#endif
+}
+
+// Lane i of `a` where bit i is set, else of `b`; higher bits do not count.
+template <class A>
+inline Vec<A> choose(uint32_t bits, Vec<A> a, Vec<A> b) {
+#if DDGAN_VECTOR_BYTES == 64
+  if constexpr (sizeof(A) == 4)
+    return (Vec<A>)_mm512_mask_blend_ps((__mmask16)bits, (__m512)b, (__m512)a);
+  else
+    return (Vec<A>)_mm512_mask_blend_pd((__mmask8)bits, (__m512d)b, (__m512d)a);
+#else
+  Compared<A> powers;
+  for (int64_t i = 0; i < kLanes<A>; ++i) powers[i] = 1 << i;
+  return ((Compared<A>{} + bits) & powers) == powers ? a : b;
+#endif
+}
+
 template <class A>
 inline A lane_sum(Vec<A> v) {
   A part[kLanes<A>];

@@ -1,5 +1,6 @@
 """Bias, leaky ReLU, gain and clamp in one operation."""
 
+import torch
 from torch import Tensor
 
 from ddgan.ops import native, reference
@@ -27,8 +28,13 @@ def fused_bias_leaky_relu(
         raise ValueError(f"clamp is {clamp}; expected None or a limit of at least 0")
     if not compiled(x):
         return reference.bias_leaky_relu(x, bias, negative_slope, gain, clamp)
-    if bias is not None:
-        bias = bias.contiguous()
-    return native.ops.bias_leaky_relu(
-        x, bias, float(negative_slope), float(gain), -1.0 if clamp is None else float(clamp)
+    needed = x.requires_grad or (bias is not None and bias.requires_grad)
+    y, _ = native.ops.bias_leaky_relu(
+        x,
+        None if bias is None else bias.contiguous(),
+        float(negative_slope),
+        float(gain),
+        -1.0 if clamp is None else float(clamp),
+        needed and torch.is_grad_enabled(),
     )
+    return y

@@ -5,6 +5,7 @@ of bias + leaky ReLU is linear in the gradient and its own adjoint, and AdaGN ha
 second backward. Imported only where the library loads.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,48 +69,60 @@ def _upfirdn2d_backward(ctx, grad):
     return (y, *[None] * 12)
 
 
-def _bias_act_fake(x, bias, slope, gain, clamp):
-    return _like(x)
+def _bias_act_mask(x: Tensor, planes: int) -> Tensor:
+    """Return room for the mask of bias_leaky_relu; csrc/common/types.h has its layout."""
+    n, c, s = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    rows, inner = (n * s, c) if x.ndim == 2 or channels_last(x) else (n * c, s)
+    return torch.empty((planes, rows, (inner + 7) // 8), dtype=torch.uint8, device=x.device)
+
+
+def _bias_act_fake(x, bias, slope, gain, clamp, mask):
+    return _like(x), _bias_act_mask(x, 0 if not mask else 1 if clamp < 0 else 2)
 
 
 def _bias_act_setup(ctx, inputs, output) -> None:
-    x, bias, slope, gain, clamp = inputs
-    ctx.scalars = (slope, gain, clamp)
+    x, bias, ctx.slope, ctx.gain, _, mask = inputs
+    if not mask:
+        raise RuntimeError("bias_leaky_relu has a derivative only with mask=True")
+    ctx.last = channels_last(x)
     ctx.bias_dtype = None if bias is None else bias.dtype
-    # The sign of the output is that of the input here, and the next layer keeps the output anyway.
-    if slope >= 0 and gain > 0 and clamp < 0:
-        ctx.save_for_backward(output, None)
-    else:
-        ctx.save_for_backward(x, bias)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
 
 
-def _bias_act_backward(ctx, grad):
-    saved, bias = ctx.saved_tensors
+def _bias_act_backward(ctx, grad, _mask):
+    if grad is None:
+        return (None,) * 6
+    (mask,) = ctx.saved_tensors
     wanted = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
-    dx, db = ops.bias_leaky_relu_backward(grad, saved, bias, *ctx.scalars, wanted)
-    return dx, db.to(ctx.bias_dtype) if wanted else None, None, None, None
+    dx, db = ops.bias_leaky_relu_backward(grad, mask, ctx.slope, ctx.gain, ctx.last, wanted)
+    return dx, db.to(ctx.bias_dtype) if wanted else None, None, None, None, None
 
 
-def _bias_act_backward_fake(grad, saved, bias, slope, gain, clamp, bias_grad):
-    return _like(saved), _statistics(saved, saved.shape[1] if bias_grad else 0)
+def _bias_act_backward_fake(grad, mask, slope, gain, channels_last, bias_grad):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    dx = torch.empty_like(grad, memory_format=memory_format)
+    return dx, _statistics(grad, grad.shape[1] if bias_grad else 0)
 
 
 def _bias_act_backward_setup(ctx, inputs, output) -> None:
-    _, saved, bias, *ctx.scalars, ctx.bias_grad = inputs
+    grad, mask, *ctx.scalars, ctx.bias_grad = inputs
+    ctx.shape, ctx.dtype = grad.shape, grad.dtype
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(saved, bias)
+    ctx.save_for_backward(mask)
 
 
 def _bias_act_second(ctx, grad_dx, grad_db):
-    saved, bias = ctx.saved_tensors
     cotangent = grad_dx
     if ctx.bias_grad and grad_db is not None:
-        row = grad_db.to(saved.dtype).reshape(1, -1, *[1] * (saved.ndim - 2))
-        cotangent = row.expand_as(saved) if grad_dx is None else grad_dx + row
+        row = grad_db.to(ctx.dtype).reshape(1, -1, *[1] * (len(ctx.shape) - 2))
+        cotangent = row.expand(ctx.shape) if grad_dx is None else grad_dx + row
     if cotangent is None:
-        return (None,) * 7
-    grad, _ = ops.bias_leaky_relu_backward(cotangent, saved, bias, *ctx.scalars, False)
-    return (grad, *[None] * 6)
+        return (None,) * 6
+    (mask,) = ctx.saved_tensors
+    grad, _ = ops.bias_leaky_relu_backward(cotangent, mask, *ctx.scalars, False)
+    return (grad, *[None] * 5)
 
 
 def _norm_fake(x, scale, shift, groups, eps, silu):

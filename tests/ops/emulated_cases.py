@@ -52,7 +52,9 @@ Fir = _struct(
 BiasAct = _struct(
     "BiasAct",
     ("dtype", I32),
-    ("x saved y bias_grad", PTR),
+    ("x y mask", PTR),
+    ("planes", I32),
+    ("bias_grad", PTR),
     ("bias", Param),
     ("n c s", I64),
     ("channels_last", BOOL),
@@ -138,20 +140,38 @@ FIR_CASES = (
 )
 
 
+def bits(positive: Tensor, last: bool) -> Tensor:
+    """Return a plane of the mask of an NCHW tensor of booleans: rows of whole bytes."""
+    rows = (positive.permute(0, 2, 3, 1) if last else positive).flatten(0, 2 if last else 1)
+    rows = rows.reshape(len(rows), -1).long()
+    rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8))
+    return (rows.unflatten(1, (-1, 8)) * 2 ** torch.arange(8)).sum(2)
+
+
 def bias_act(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -> None:
     (n, c, h, w), slope, clamp = case
     gain = 2**0.5
     x, grad = (randn(n, c, h, w, dtype=dtype, last=last) for _ in range(2))
     bias = torch.randn(c)
     x64, b64 = x.double().requires_grad_(), bias.double().requires_grad_()
-    want = reference.bias_leaky_relu(x64, b64, slope, gain, clamp)
+    free = reference.bias_leaky_relu(x64, b64, slope, gain, None)
+    want = free if clamp is None else free.clamp(-clamp, clamp)
     want_dx, want_db = torch.autograd.grad(want, (x64, b64), grad.double())
-    y, dx = torch.empty_like(x), torch.empty_like(x)
-    p = BiasAct(code(dtype), x.data_ptr(), None, y.data_ptr(), None, param(bias), n, c, h * w, last)
-    p.slope, p.gain, p.clamp = slope, gain, -1.0 if clamp is None else clamp
+    planes = [bits(x64 + b64[:, None, None] > 0, last)]
+    if clamp is not None:
+        planes.append(bits(free.abs() <= clamp, last))
+    mask = torch.full((len(planes), *planes[0].shape), 170, dtype=torch.uint8)
+    y, dx = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    p = BiasAct(code(dtype), x.data_ptr(), y.data_ptr(), None, 0, None, param(bias), n, c, h * w)
+    p.channels_last, p.slope, p.gain, p.clamp = last, slope, gain, -1.0 if clamp is None else clamp
     lib.emulated_bias_act(ctypes.byref(p))
     check.check(f"bias_act {case} last={last}", y, want, dtype)
-    p.x, p.saved, p.y = grad.data_ptr(), x.data_ptr(), dx.data_ptr()
+    p.mask, p.planes = mask.data_ptr(), len(planes)
+    y.fill_(torch.nan)
+    lib.emulated_bias_act(ctypes.byref(p))
+    check.check("  y beside the mask", y, want, dtype)
+    check.check("  mask", mask, torch.stack(planes), torch.float64)
+    p.x, p.y, p.bias = grad.data_ptr(), dx.data_ptr(), Param()
     lib.emulated_bias_act_grad(ctypes.byref(p))
     check.check("  dx alone", dx, want_dx, dtype)
     rows = lib.emulated_bias_grad_rows(ctypes.byref(p))
@@ -163,9 +183,13 @@ def bias_act(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -
     check.check("  db", partial.sum(0), want_db, dtype)
 
 
+# Rows (pixels or channels) of whole packs and bytes, of packs alone, and of neither.
 BIAS_CASES = (
     ((2, 16, 4, 4), 0.2, None),
+    ((3, 12, 3, 4), 0.2, 0.7),
     ((3, 5, 3, 1), -0.5, 0.7),
+    ((2, 17, 3, 3), 0.2, None),
+    ((1, 1, 33, 1), 0.2, 0.5),
     ((1, 8, 160, 128), 0.0, None),
 )
 

@@ -144,7 +144,7 @@ def test_opcheck_and_compile() -> None:
     x = torch.randn(2, 4, 6, 8, device="cuda", requires_grad=True)
     row = torch.randn(2, 4, device="cuda", requires_grad=True)
     torch.library.opcheck(native.ops.ada_group_norm, (x, row, row, 2, 1e-6, True))
-    torch.library.opcheck(native.ops.bias_leaky_relu, (x, None, 0.2, 1.4, -1.0))
+    torch.library.opcheck(native.ops.bias_leaky_relu, (x, None, 0.2, 1.4, -1.0, True))
 
     def function(x: torch.Tensor) -> torch.Tensor:
         return ops.ada_group_norm(ops.upsample2d(x), 2, row, row, activation="silu")
