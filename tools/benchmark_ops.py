@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan import ops
+from ddgan.engine.cpu import set_up_cpu
 
 SIZES = {
     "cpu": ((16, 128, 32, 32), (2, 64, 256, 256)),
@@ -205,6 +206,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and print all rows."""
     torch.set_num_threads(options.threads)
+    set_up_cpu()
     torch.manual_seed(0)
     clock = Clock(options.device, options.threads)
     name = device_name(options.device)
