@@ -13,6 +13,7 @@ from benchmark_ops import Clock, device_name, measure
 
 from ddgan.engine import load_config
 from ddgan.engine.cli import OptionsAction, user_errors
+from ddgan.engine.cpu import set_up_cpu
 from ddgan.models import DDGAN, SPIGAN
 from ddgan.networks import MLPDiscriminator, NCSNpp
 from ddgan.registry import MODELS
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         if not isinstance(model, SPIGAN):
             raise ValueError(f"{options.config} is of a {type(model).__name__}; expected a SPIGAN")
     torch.set_num_threads(options.threads)
+    set_up_cpu()
     torch.manual_seed(0)
     model = model.to(options.device).eval()
     clock = Clock(options.device, options.threads)

@@ -103,7 +103,8 @@ class ResBlock(Checkpointed):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         if len(time) == 1:  # then it is a part of the convolution's bias
-            h = F.conv2d(h, self.conv1.weight, self.conv1.bias + time[0], padding=1)
+            bias = self.conv1.bias + time[0]
+            h = F.conv2d(h, self.conv1.weight, bias, padding=self.conv1.padding)
         else:
             h = self.conv1(h).add_(time[:, :, None, None])
         h = F.dropout(self.norm2(h, style2), self.dropout, self.training)
