@@ -108,7 +108,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
 act_grad_planes(const BiasAct p, ActScalars<Acc<T>> k, MaskShape mask, int64_t rows) {
   using A = Acc<T>;
-  __shared__ A sums[kThreads / kWarp];
+  DDGAN_SHARED(A, sums, kThreads / kWarp);
   const int64_t each = p.s / V, total = p.n * each;
   for (int64_t unit = blockIdx.x; unit < rows * p.c; unit += gridDim.x) {
     int64_t row, c;
@@ -139,7 +139,7 @@ template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
 act_grad_pixels(const BiasAct p, ActScalars<Acc<T>> k, MaskShape mask, int64_t rows, int columns) {
   using A = Acc<T>;
-  __shared__ A sums[kThreads * V];
+  DDGAN_SHARED(A, sums, kThreads * V);
   const int64_t packs = p.c / V, groups = (packs + columns - 1) / columns, total = p.n * p.s;
   const int lane_rows = kThreads / columns;
   const int column = threadIdx.x % columns, lane_row = threadIdx.x / columns;

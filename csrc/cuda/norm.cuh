@@ -44,8 +44,8 @@ constexpr int kWarps = kThreads / kWarp;
 template <class T, int V, int kPass>
 __global__ void __launch_bounds__(kThreads) norm_group(const AdaNorm p) {
   using A = Acc<T>;
-  __shared__ A sums[(kMaxGroupChannels + kWarps) * kSums<kPass>];
-  __shared__ A coefs[kMaxGroupChannels * kCoefs<kPass>];
+  DDGAN_SHARED(A, sums, (kMaxGroupChannels + kWarps) * kSums<kPass>);
+  DDGAN_SHARED(A, coefs, kMaxGroupChannels * kCoefs<kPass>);
   const Pointers<T> io(p);
   for (int64_t index = blockIdx.x; index < p.n * p.groups; index += gridDim.x) {
     const Group<A> group(p, index);
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads)
 norm_pixel_sums(const AdaNorm p, Acc<T>* scratch, int columns) {
   using A = Acc<T>;
   constexpr int K = kSums<kPass>;
-  __shared__ A sums[kThreads * V];
+  DDGAN_SHARED(A, sums, kThreads * V);
   const Pointers<T> io(p);
   const int64_t packs = p.c / V, groups = (packs + columns - 1) / columns, parts = part_count(p);
   const int rows = kThreads / columns, column = threadIdx.x % columns, row = threadIdx.x / columns;

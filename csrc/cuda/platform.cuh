@@ -7,8 +7,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+
+#include <atomic>
 #define DDGAN_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+// In blocks of kThreads, all of them resident at once: they may wait for each other.
+#define DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, ...) \
+  ddgan::cuda::launch_together(kernel, grid, stream, __VA_ARGS__)
+#define DDGAN_SHARED(type, name, count) __shared__ type name[count]
 #endif
 
 #include "../common/types.h"
@@ -19,6 +25,44 @@ namespace cuda {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+#if !defined(DDGAN_EMULATE)
+
+// In loops that wait for another block.
+__device__ inline void pause() { __nanosleep(32); }
+
+template <class T>
+struct Same { using type = T; };
+
+// The kernel alone decides the types: the launch reads the arguments through untyped pointers.
+template <class... P>
+void launch_together(void (*kernel)(P...), unsigned grid, void* stream,
+                     typename Same<P>::type... args) {
+  void* list[] = {&args...};
+  cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(grid), dim3(kThreads),
+                              list, 0, static_cast<cudaStream_t>(stream));
+}
+
+// How many blocks of kThreads the current device holds at once; 0 after an error, which
+// launch_error() tells.
+template <auto kKernel>
+int resident_blocks() {
+  constexpr int kDevices = 64;  // beyond, nothing is kept
+  static std::atomic<int> known[kDevices];
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  int blocks = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
+  if (blocks > 0) return blocks;
+  int each = 0, processors = 0;
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kKernel, kThreads, 0) != cudaSuccess ||
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+    return 0;
+  blocks = each * processors;
+  if (device < kDevices) known[device].store(blocks, std::memory_order_relaxed);
+  return blocks;
+}
+
+#endif
 
 template <class T>
 struct AccOf { using type = float; };

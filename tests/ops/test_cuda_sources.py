@@ -60,45 +60,46 @@ def test_emulated_kernels_equal_the_reference_under_sanitizers(tmp_path: Path) -
 
 
 FAULTS = {
-    "overflow": ("cells[threadIdx.x + 1] = 1.f; (void)out;", "out of bounds"),
-    "partial barrier": (
-        "if (threadIdx.x < 3) __syncthreads(); else __shfl_xor_sync(0u, 1.f, 1); (void)out;",
-        "barrier that not all threads",
-    ),
-    "missing barrier": (
-        "cells[threadIdx.x] = float(threadIdx.x); out[threadIdx.x] = cells[63 - threadIdx.x];",
-        "wrong result",
-    ),
+    "overflow": "out of bounds",
+    "overflow through a pointer": "heap-buffer-overflow",
+    "partial barrier": "barrier that not all threads",
+    "missing barrier": "wrong result",
+    "missing barrier after the first thread": "wrong result",
+    "shared memory of another block": "wrong result",
+    "one block too many": "blocks wait for each other for ever",
+    "missing wait": "wrong result",
+    "missing barrier before the arrival": "wrong result",
+    "arrival before the values": "wrong result",
+    "grid too large": "more blocks than can be resident",
+    "not together": "blocks wait for each other for ever",
 }
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("faults") / "faults"
+    source = Path(__file__).with_name("emulated_faults.cpp")
+    flags = ["-std=c++17", "-O0", "-g1", *SANITIZERS, "-Wno-unknown-pragmas", f"-I{CSRC}"]
+    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
+    return program
 
 
 @needs_gxx
 @needs_linux
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_emulation_notices_faults(tmp_path: Path, fault: str) -> None:
-    body, message = FAULTS[fault]
-    source = tmp_path / "fault.cpp"
-    source.write_text(
-        f"""
-        #define DDGAN_EMULATE
-        #include "{CSRC}/cuda/platform.cuh"
-        __global__ void kernel(float* out) {{ __shared__ float cells[64]; {body} }}
-        int main() {{
-          float out[64] = {{}};
-          float* p = out;
-          DDGAN_LAUNCH(kernel, 1, 64, nullptr, p);
-          for (int i = 0; i < 64; ++i)
-            if (out[i] != 63 - i) {{ std::fprintf(stderr, "wrong result\\n"); return 1; }}
-          return 0;
-        }}
-        """
-    )
-    program = tmp_path / "fault"
-    flags = ["-std=c++17", "-O0", "-g1", *SANITIZERS, "-Wno-unknown-pragmas"]
-    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
-    result = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+def test_the_emulation_notices_faults(faults: Path, fault: str) -> None:
+    command = [str(faults), fault]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode != 0
-    assert message in result.stderr
+    assert FAULTS[fault] in result.stderr
+
+
+@needs_gxx
+@needs_linux
+@pytest.mark.parametrize("case", ["correct block", "correct grid"])
+def test_the_emulation_runs_what_is_correct(faults: Path, case: str) -> None:
+    result = subprocess.run([str(faults), case], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def _nvcc() -> Path:
