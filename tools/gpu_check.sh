@@ -79,12 +79,15 @@ if [ "$device" = cuda ]; then
     step tests 180 bash -c '"$0" -m pytest -rs -p no:cacheprovider tests/ops/test_cuda_device.py \
         tests/models/test_graphs.py tests/test_cuda_training.py && "$0" -c \
         "from ddgan.ops import library as l; assert l.built_for(\"cuda\"), l.load()"' "$python"
-    if command -v compute-sanitizer >/dev/null; then
-        step memcheck 90 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" -m pytest \
-            -p no:cacheprovider tests/ops/test_cuda_device.py -k "small and float32 and nchw"
-    else
-        skip memcheck "no compute-sanitizer"
-    fi
+    for tool in memcheck racecheck; do
+        if command -v compute-sanitizer >/dev/null; then
+            step $tool 60 compute-sanitizer --tool $tool --error-exitcode 9 "$python" -m pytest \
+                -p no:cacheprovider tests/ops/test_cuda_device.py \
+                -k "(small or in_a_team) and float32 and nchw"
+        else
+            skip $tool "no compute-sanitizer"
+        fi
+    done
     fast=(--amp bf16 --channels-last)
     graph=(--cuda-graph)
     memory=(--batch-size 4)

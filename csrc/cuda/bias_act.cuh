@@ -6,7 +6,7 @@ namespace ddgan {
 namespace cuda {
 
 template <class A>
-struct ActScalars { A slope, gain, clamp; };  // clamp < 0: none
+struct ActScalars { A slope, gain, clamp; };
 
 // Where the bits of a row's elements are: rows of `row` bytes, `plane` bytes a plane.
 struct MaskShape { int64_t row, plane; };
@@ -31,7 +31,7 @@ __device__ inline void load_bias(const Param& bias, int64_t c, A* out) {
 
 // One pack a thread, and the packs of a row fill up to whole bytes of its mask, so that the threads
 // of a byte are neighbours in a warp. The threads of a block take the same turns.
-template <class T, int V, bool kLast>
+template <class T, int V, bool kLast, bool kClamp>
 __global__ void __launch_bounds__(kThreads)
 act_kernel(const BiasAct p, ActScalars<Acc<T>> k, MaskShape mask) {
   using A = Acc<T>;
@@ -53,8 +53,11 @@ act_kernel(const BiasAct p, ActScalars<Acc<T>> k, MaskShape mask) {
       for (int i = 0; i < V; ++i) {
         const A h = v[i] + b[i], z = (h > A(0) ? h : h * k.slope) * k.gain;
         positive |= unsigned(h > A(0)) << i;
-        inside |= unsigned(z <= k.clamp && z >= -k.clamp) << i;
-        v[i] = k.clamp < A(0) ? z : z > k.clamp ? k.clamp : z < -k.clamp ? -k.clamp : z;
+        v[i] = z;
+        if constexpr (kClamp) {
+          inside |= unsigned(z <= k.clamp && z >= -k.clamp) << i;
+          v[i] = z > k.clamp ? k.clamp : z < -k.clamp ? -k.clamp : z;
+        }
       }
       store<V>(static_cast<T*>(p.y) + row * inner + at, v);
     }
@@ -177,8 +180,11 @@ void act_launch(const BiasAct& p, bool grad, int64_t rows, void* stream) {
   const ActScalars<Acc<T>> k{Acc<T>(p.slope), Acc<T>(p.gain), Acc<T>(p.clamp)};
   const MaskShape mask = mask_shape(p);
   if (!grad) {
-    DDGAN_LAUNCH((act_kernel<T, V, kLast>), grid_for(mask.plane * (8 / V)), kThreads, stream, p, k,
-                 mask);
+    const unsigned grid = grid_for(mask.plane * (8 / V));
+    if (p.clamp < 0)
+      DDGAN_LAUNCH((act_kernel<T, V, kLast, false>), grid, kThreads, stream, p, k, mask);
+    else
+      DDGAN_LAUNCH((act_kernel<T, V, kLast, true>), grid, kThreads, stream, p, k, mask);
   } else if (p.bias_grad == nullptr) {
     DDGAN_LAUNCH((act_grad_kernel<T, V>), grid_for(p.n * p.c * p.s / V), kThreads, stream, p, k,
                  mask);

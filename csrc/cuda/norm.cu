@@ -5,14 +5,16 @@ namespace ddgan {
 namespace cuda {
 
 int64_t norm_scratch(const AdaNorm& p, int pass) {
-  if (group_fits(p)) return 0;
-  const int64_t sums = pass == kSecond ? kSecondSums : 2;
-  return (part_count(p) * sums + kMaxCoefs) * p.n * p.c;
+  int64_t size = 0;
+  DDGAN_BY_DTYPE(p.dtype, with_launch, p, pass, [&](auto launch) { size = launch.scratch(p); })
+  return size;
 }
 
 const char* norm(const AdaNorm& p, int pass, void* scratch, void* stream) {
-  DDGAN_BY_DTYPE(p.dtype, launch_norm, p, pass, scratch, stream)
-  return launch_error();
+  const char* error = nullptr;
+  DDGAN_BY_DTYPE(p.dtype, with_launch, p, pass,
+                 [&](auto launch) { error = launch.launch(p, scratch, stream); })
+  return error;
 }
 
 }  // namespace cuda

@@ -1,317 +1,400 @@
-// AdaGN. Every pass is: sums over each channel, coefficients per channel, one elementwise sweep.
-// Groups that fit the caches go through one block that does all three; larger ones, and
-// channels_last, take three kernels with the partial sums in scratch memory.
+// AdaGN in one kernel: sums over each channel, coefficients per channel, one elementwise sweep.
+//
+// A team of blocks owns a group (NCHW) or a sample (channels_last). Its threads keep their elements
+// in registers between the sums and the sweep, so that memory is read once; what is beyond the
+// registers is read again. Teams of several blocks exchange their sums through scratch memory and
+// wait for each other there, which takes a cooperative launch.
 #pragma once
-#include "norm_coefs.cuh"
+#include "norm_finish.cuh"
 
 namespace ddgan {
 namespace cuda {
 
-// The elementwise sweep of V elements at `at`; k[j][l] is coefficient j of lane l.
-template <class T, int V, int kPass>
-__device__ inline void apply(const Pointers<T>& io, int64_t at,
-                             const Acc<T> (&k)[kCoefs<kPass>][V]) {
-  using A = Acc<T>;
-  A x[V], g[V], u[V];
-  load<V>(io.x + at, x);
-  if (kPass != kForward) load<V>(io.grad + at, g);
-  if (kPass == kSecond) load<V>(io.u + at, u);
-#pragma unroll
-  for (int l = 0; l < V; ++l) {
-    if constexpr (kPass == kForward) {
-      const A z = x[l] * k[0][l] + k[1][l];
-      x[l] = io.silu ? z / (A(1) + exp(-z)) : z;
-    } else if constexpr (kPass == kBackward) {
-      const Element<T> e(x[l], g[l], k[0][l], k[1][l], A(1), A(0), io.silu, false);
-      x[l] = k[2][l] * e.dz + k[3][l] * x[l] + k[4][l];
-    } else {
-      const A r = k[9][l], wx = k[3][l];
-      const Element<T> e(x[l], g[l], k[0][l], k[1][l], r, k[10][l], io.silu, true);
-      const A w = k[2][l] * u[l] + wx * e.xh + k[4][l];
-      const A d = k[8][l] * e.t * w + wx * e.dz - k[5][l] * u[l];
-      g[l] = e.slope * w;
-      x[l] = r * d + k[6][l] * e.xh + k[7][l];
-    }
-  }
-  store<V>(io.y + at, x);
-  if (kPass == kSecond) store<V>(io.y2 + at, g);
-}
-
-constexpr int kMaxGroupChannels = 64;
 constexpr int kWarps = kThreads / kWarp;
 
-// A block owns a whole group of NCHW memory: the second read hits the caches.
-template <class T, int V, int kPass>
-__global__ void __launch_bounds__(kThreads) norm_group(const AdaNorm p) {
+struct Team {
+  int64_t size;                // blocks
+  int64_t parts, part;         // parts of a channel, and elements of each but the last
+  int columns, column_groups;  // NHWC: packs of a pixel that a block takes, and such groups
+};
+
+// The blocks of a team wait for each other; `arrived` counts them, from zero.
+__device__ inline void meet(int64_t blocks, unsigned* arrived) {
+  __syncthreads();
+  if (blocks == 1) return;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
+    while (*static_cast<volatile unsigned*>(arrived) < blocks) pause();
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+// The elementwise sweep over a thread's packs; k[j][s] is coefficient j of series s.
+template <class T, int V, int kPass, int N, int kSeries>
+__device__ inline void apply(const Packs<T, V, kPass, N>& packs, const Pointers<T>& io, const Run& run,
+                             const Acc<T> (&k)[kSeries][kCoefs<kPass>]) {
   using A = Acc<T>;
-  DDGAN_SHARED(A, sums, (kMaxGroupChannels + kWarps) * kSums<kPass>);
-  DDGAN_SHARED(A, coefs, kMaxGroupChannels * kCoefs<kPass>);
-  const Pointers<T> io(p);
-  for (int64_t index = blockIdx.x; index < p.n * p.groups; index += gridDim.x) {
-    const Group<A> group(p, index);
-    const int64_t origin = (group.n * p.c + group.first) * p.s;
-    const Coefs<A> out{coefs, kMaxGroupChannels};
-    A mean = 0, rstd = 0;
-    if (kPass != kForward) {
-      mean = static_cast<const A*>(p.mean)[index];
-      rstd = static_cast<const A*>(p.rstd)[index];
-      if (threadIdx.x < kWarp) forward_coefs(p, group, mean, rstd, out);
-      __syncthreads();
-    }
-    // Every warp takes parts of channels; narrow groups split their channels among the warps.
-    const int64_t parts = group.width < kWarps ? (kWarps + group.width - 1) / group.width : 1;
-    const int64_t size = ((p.s + parts - 1) / parts + V - 1) / V * V;
-    const int64_t used = (p.s + size - 1) / size;
-    for (int64_t unit = threadIdx.x / kWarp; unit < group.width * used; unit += kWarps) {
-      const int64_t c = unit / used, part = unit % used, end = (part + 1) * size;
-      const A a = kPass == kForward ? A(0) : out.at(0, c), b = kPass == kForward ? A(0) : out.at(1, c);
-      A result[kSums<kPass>];
-      plane_sums<T, V, kPass>(io, origin + c * p.s, part * size, end < p.s ? end : p.s, a, b,
-                                     rstd, mean, result);
-      if (threadIdx.x % kWarp == 0)
-        for (int k = 0; k < kSums<kPass>; ++k) sums[unit * kSums<kPass> + k] = result[k];
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarp) {
-      const Partials<A> partials{sums, used, kSums<kPass>, used * kSums<kPass>, 1, size, p.s};
-      finish<kPass>(p, group, index, partials, out);
-    }
-    __syncthreads();
-    const int64_t each = p.s / V;
-    for (int64_t i = threadIdx.x; i < group.width * each; i += kThreads) {
-      int64_t c, rest;
-      divide(i, each, c, rest);
-      A k[kCoefs<kPass>][V];
 #pragma unroll
-      for (int j = 0; j < kCoefs<kPass>; ++j) {
-        const A value = out.at(j, c);
+  for (int i = 0; i < N; ++i) {
+    if (!run.has(i)) continue;
+    const int64_t at = run.at + i * run.step;
+    A x[V], g[V], u[V];
+    packs.x[i].unpack(x);
+    if constexpr (kPass != kForward) packs.grad[i].unpack(g);
+    if constexpr (kPass == kSecond) packs.u[i].unpack(u);
 #pragma unroll
-        for (int l = 0; l < V; ++l) k[j][l] = value;
+    for (int l = 0; l < V; ++l) {
+      const A* c = k[kSeries == 1 ? 0 : l];
+      if constexpr (kPass == kForward) {
+        const A z = c[0] * x[l] + c[1];
+        x[l] = io.silu ? z * sigmoid(z) : z;
+      } else if constexpr (kPass == kBackward) {
+        const Element<A> e(x[l], g[l], {c[0], c[1], A(1), A(0)}, io.silu, false);
+        x[l] = c[2] * e.dz + c[3] * x[l] + c[4];
+      } else {
+        const A r = c[9], wx = c[3];
+        const Element<A> e(x[l], g[l], {c[0], c[1], r, c[10]}, io.silu, true);
+        const A w = c[2] * u[l] + wx * e.xh + c[4];
+        const A d = c[8] * e.t * w + wx * e.dz - c[5] * u[l];
+        g[l] = e.slope * w;
+        x[l] = r * d + c[6] * e.xh + c[7];
       }
-      apply<T, V, kPass>(io, origin + i * V, k);
     }
-    __syncthreads();
+    store<V>(io.y + at, x);
+    if constexpr (kPass == kSecond) store<V>(io.y2 + at, g);
   }
 }
 
-// Large groups, first step: scratch holds partial sums (part, sum, N * C), then coefficients.
-constexpr int64_t kPlanePart = 8192;  // elements of NCHW that a warp sums
-constexpr int64_t kPixelPart = 128;   // pixels of NHWC that a block sums
-
-inline DDGAN_HD int64_t part_size(const AdaNorm& p) {
-  return p.channels_last ? kPixelPart : kPlanePart;
-}
-inline DDGAN_HD int64_t part_count(const AdaNorm& p) {
-  return (p.s + part_size(p) - 1) / part_size(p);
-}
-
+// Scratch memory: the table and the partial sums of all samples, and the counters of the teams.
 template <class A>
-__device__ inline void norm_point(const AdaNorm& p, int64_t n, int64_t c, A& a, A& b, A& r, A& mean) {
-  const int64_t index = n * p.groups + c / (p.c / p.groups);
-  r = static_cast<const A*>(p.rstd)[index];
-  mean = static_cast<const A*>(p.mean)[index];
-  const auto f = forward_coef<A>(mean, r, load_param<A>(p.scale, n * p.scale.stride_n + c),
-                                 load_param<A>(p.shift, n * p.shift.stride_n + c));
-  a = f.a;
-  b = f.b;
-}
+struct Scratch {
+  A *table, *partial;
+  unsigned* arrived;
+};
 
+// NCHW. A warp takes parts of channels, one of kKept packs a lane at a time; it keeps the first.
 template <class T, int V, int kPass>
-__global__ void __launch_bounds__(kThreads) norm_plane_sums(const AdaNorm p, Acc<T>* scratch) {
-  using A = Acc<T>;
-  const Pointers<T> io(p);
-  const int64_t planes = p.n * p.c, parts = part_count(p);
-  for (int64_t unit = DDGAN_THREAD_ID / kWarp; unit < planes * parts;
-       unit += DDGAN_THREAD_COUNT / kWarp) {
-    int64_t plane, part, n, c;
-    divide(unit, parts, plane, part);
-    divide(plane, p.c, n, c);
-    A a = 0, b = 0, r = 0, mean = 0, result[kSums<kPass>];
-    if (kPass != kForward) norm_point(p, n, c, a, b, r, mean);
-    const int64_t end = (part + 1) * kPlanePart;
-    plane_sums<T, V, kPass>(io, plane * p.s, part * kPlanePart, end < p.s ? end : p.s, a, b,
-                                   r, mean, result);
-    if (threadIdx.x % kWarp == 0)
-      for (int k = 0; k < kSums<kPass>; ++k)
-        scratch[(part * kSums<kPass> + k) * planes + plane] = result[k];
-  }
-}
-
-template <class T, int V, int kPass>
-__global__ void __launch_bounds__(kThreads)
-norm_pixel_sums(const AdaNorm p, Acc<T>* scratch, int columns) {
+__global__ void __launch_bounds__(kThreads, 2)
+norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
   using A = Acc<T>;
   constexpr int K = kSums<kPass>;
-  DDGAN_SHARED(A, sums, kThreads * V);
+  using GroupTerms = Terms<A, kPass>;
+  DDGAN_SHARED(A, stats, kStats<kPass>);
+  DDGAN_SHARED(A, warp_terms, kWarps * GroupTerms::kCount);
   const Pointers<T> io(p);
-  const int64_t packs = p.c / V, groups = (packs + columns - 1) / columns, parts = part_count(p);
-  const int rows = kThreads / columns, column = threadIdx.x % columns, row = threadIdx.x / columns;
-  for (int64_t unit = blockIdx.x; unit < p.n * parts * groups; unit += gridDim.x) {
-    int64_t rest, group, n, part;
-    divide(unit, groups, rest, group);
-    divide(rest, parts, n, part);
-    const int64_t pack = group * columns + column, c = pack * V;
-    const bool active = pack < packs && row < rows;
-    const int64_t begin = part * kPixelPart, limit = begin + kPixelPart;
-    const int64_t end = limit < p.s ? limit : p.s;
-    Accumulator<T, kPass> acc[V];
-    if (active) {
-      A a[V], b[V], r[V], mean[V];
-      if (kPass != kForward)
-        for (int l = 0; l < V; ++l) norm_point(p, n, c + l, a[l], b[l], r[l], mean[l]);
-      A count = 0;
-      for (int64_t i = begin + row; i < end; i += rows) {
-        const int64_t at = (n * p.s + i) * p.c + c;
-        A x[V], g[V], u[V];
-        load<V>(io.x + at, x);
-        if (kPass != kForward) load<V>(io.grad + at, g);
-        if (kPass == kSecond) load<V>(io.u + at, u);
-        count += 1;
-        const A inverse = A(1) / count;
-        for (int l = 0; l < V; ++l) {
-          if (kPass == kForward) acc[l].add_value(x[l], inverse);
-          else acc[l].add(x[l], g[l], kPass == kSecond ? u[l] : A(0), a[l], b[l], r[l], mean[l], io.silu);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t width = p.c / p.groups, units = width * team.parts;
+  const int64_t member = blockIdx.x % team.size, warps = team.size * kWarps;
+  const int64_t first = member * kWarps + warp;
+  for (int64_t index = blockIdx.x / team.size; index < p.n * p.groups;
+       index += gridDim.x / team.size) {
+    int64_t n, g;
+    divide(index, p.groups, n, g);
+    const Table<A, kPass> table{scratch.table + index * team.size * GroupTerms::kCount, team.size,
+                                1, 1, p.c};
+    const Partials<A> partials{scratch.partial + n * team.parts * K * p.c, team.parts, K, p.c};
+    // Calls f(part, channel, this lane's packs) for a unit.
+    const auto with_unit = [&](int64_t unit, const auto& f) {
+      int64_t part, c;
+      divide(unit, width, part, c);
+      c += g * width;
+      const int64_t plane = (n * p.c + c) * p.s, begin = part * team.part;
+      const int64_t end = begin + team.part < p.s ? begin + team.part : p.s;
+      f(part, c, Run{plane + begin + lane * V, kWarp * V, plane + end});
+    };
+    GroupTerms terms;
+    // Adds up a unit; read(run, add) calls add(packs, run) for all packs.
+    const auto sum = [&](int64_t unit, const auto& read) {
+      with_unit(unit, [&](int64_t part, int64_t c, const Run& run) {
+        Point<A> at[1] = {};
+        if constexpr (kPass != kForward)
+          at[0] = point_of(p, n, c, static_cast<const A*>(p.mean)[index],
+                           static_cast<const A*>(p.rstd)[index]);
+        Sums<T, V, kPass, false> acc;
+        read(run, [&](const auto& packs, const Run& some) { acc.add(packs, some, at, io.silu); });
+        if constexpr (kPass == kForward) {
+          GroupTerms unit_terms{{acc.count, acc.sum[0][0], acc.sum[1][0]}};
+          unit_terms.reduce(kWarp);
+          terms.merge(unit_terms.v);
+        } else {
+          A sums[K];
+          for (int k = 0; k < K; ++k) sums[k] = warp_sum(acc.sum[k][0]);
+          if (lane == 0)
+            for (int k = 0; k < K; ++k) partials.at(part, c, k) = sums[k];
+          terms.add(sums, A(0), load_param<A>(p.scale, n * p.scale.stride_n + c));
+        }
+      });
+    };
+    Packs<T, V, kPass, kKept<kPass>> kept;
+    Packs<T, V, kPass, kStreamed> other;
+    if (first < units)
+      sum(first, [&](const Run& run, const auto& add) {
+        kept.read(io, run);
+        add(kept, run);
+      });
+    for (int64_t unit = first + warps; unit < units; unit += warps)
+      sum(unit, [&](const Run& run, const auto& add) {
+        run.in_steps([&](const Run& few) {
+          other.read(io, few);
+          add(other, few);
+        });
+      });
+    kept.keep_packed();
+    if (lane == 0)
+      for (int k = 0; k < terms.kCount; ++k) warp_terms[warp * terms.kCount + k] = terms.v[k];
+    __syncthreads();
+    if (warp == 0) {
+      GroupTerms block;
+      if (lane < kWarps) block.merge(warp_terms + lane * block.kCount);
+      block.reduce(kWarps);
+      if (lane == 0)
+        for (int k = 0; k < block.kCount; ++k) table.at(member, 0, 0)[k] = block.v[k];
+    }
+    meet(team.size, scratch.arrived + index);
+    finish_groups<kPass>(p, n, g, g + 1, member == 0 ? g : g + 1, table, partials, stats);
+    __syncthreads();
+    A k[1][kCoefs<kPass>];
+    if (first < units)
+      with_unit(first, [&](int64_t, int64_t c, const Run& run) {
+        channel_coefs<kPass>(p, n, c, stats, k[0]);
+        apply<T, V, kPass>(kept, io, run, k);
+      });
+    for (int64_t unit = first + warps; unit < units; unit += warps)
+      with_unit(unit, [&](int64_t, int64_t c, const Run& run) {
+        channel_coefs<kPass>(p, n, c, stats, k[0]);
+        run.in_steps([&](const Run& few) {
+          other.read(io, few);
+          apply<T, V, kPass>(other, io, few, k);
+        });
+      });
+    if constexpr (kPass != kForward)
+      for (int64_t c = first; c < width; c += warps)
+        finish_channel<kPass>(p, n, g * width + c, partials, stats);
+    __syncthreads();
+  }
+}
+
+// Moves V values of the accumulation type, 16 bytes at a time where V allows.
+template <int V, class A>
+__device__ inline void put(A* to, const A (&from)[V]) {
+  constexpr int W = V % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int i = 0; i < V; i += W) store<W>(to + i, from + i);
+}
+
+// Merges the rows of one channel of a block into its first row; row q counts every `rows`-th of
+// `pixels` from q on.
+template <int kPass, class A>
+__device__ inline void merge_rows(A* shared, int rows, int64_t stride, int64_t plane,
+                                  int64_t pixels) {
+  if constexpr (kPass == kForward) {
+    A count = 0, mean = 0, m2 = 0;
+    for (int q = 0; q < rows && q < pixels; ++q)
+      merge_moments(count, mean, m2, A((pixels - q + rows - 1) / rows), shared[q * stride],
+                    shared[plane + q * stride]);
+    shared[0] = mean;
+    shared[plane] = m2;
+  } else {
+    for (int k = 0; k < kSums<kPass>; ++k)
+      for (int q = 1; q < rows; ++q) shared[k * plane] += shared[k * plane + q * stride];
+  }
+}
+
+// NHWC. A block takes `columns` packs of channels of a range of pixels; a thread keeps its channels.
+template <class T, int V, int kPass>
+__global__ void __launch_bounds__(kThreads, 2)
+norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
+  using A = Acc<T>;
+  constexpr int K = kSums<kPass>, kMost = kThreads * V;
+  using GroupTerms = Terms<A, kPass>;
+  // First the sums of the block's rows, then the statistics of its groups.
+  constexpr int kRowSums = K * kMost, kGroupStats = kStats<kPass> * (kMost + 1);
+  DDGAN_SHARED(A, shared, (kRowSums > kGroupStats ? kRowSums : kGroupStats));
+  const Pointers<T> io(p);
+  const int rows = kThreads / team.columns;
+  const int column = threadIdx.x % team.columns, row = threadIdx.x / team.columns;
+  const int64_t member = blockIdx.x % team.size;
+  const int64_t part = member / team.column_groups, column_group = member % team.column_groups;
+  const int64_t stride = team.columns * V, plane = rows * stride;
+  const int64_t c0 = column_group * stride, c1 = c0 + stride < p.c ? c0 + stride : p.c;
+  const int64_t width = p.c / p.groups, g0 = c0 / width, g1 = (c1 - 1) / width + 1;
+  const int64_t c = c0 + column * V, begin = part * team.part;
+  const int64_t end = begin + team.part < p.s ? begin + team.part : p.s;
+  const int64_t beyond = begin + rows * kKept<kPass>;  // the first pixel that is not kept
+  const bool active = c < c1 && row < rows;
+  for (int64_t n = blockIdx.x / team.size; n < p.n; n += gridDim.x / team.size) {
+    const Table<A, kPass> table{
+        scratch.table + n * team.size * p.groups * GroupTerms::kCount, team.parts,
+        team.column_groups, p.groups, stride};
+    const Partials<A> partials{scratch.partial + n * team.parts * K * p.c, team.parts, K, p.c};
+    const auto run_of = [&](int64_t pixel) {
+      return Run{(n * p.s + pixel + row) * p.c + c, rows * p.c, (n * p.s + end) * p.c};
+    };
+    // Calls f(channel's place in the thread, its group) for the thread's channels.
+    const auto each_channel = [&](const auto& f) {
+      int64_t g, in_group;
+      divide(c, width, g, in_group);
+#pragma unroll
+      for (int l = 0; l < V; ++l) {
+        f(l, g);
+        if (++in_group == width) {
+          in_group = 0;
+          ++g;
         }
       }
+    };
+    Packs<T, V, kPass, kKept<kPass>> kept;
+    Packs<T, V, kPass, kStreamed> other;
+    Sums<T, V, kPass, true> acc;
+    if (active) {
+      Point<A> at[V] = {};
+      if constexpr (kPass != kForward)
+        each_channel([&](int l, int64_t g) {
+          at[l] = point_of(p, n, c + l, static_cast<const A*>(p.mean)[n * p.groups + g],
+                           static_cast<const A*>(p.rstd)[n * p.groups + g]);
+        });
+      kept.read(io, run_of(begin));
+      acc.add(kept, run_of(begin), at, io.silu);
+      run_of(beyond).in_steps([&](const Run& few) {
+        other.read(io, few);
+        acc.add(other, few, at, io.silu);
+      });
     }
-    A* out = scratch + (part * K) * p.n * p.c + n * p.c + c;
-    if constexpr (kPass == kForward) {
-      // The moments of the rows travel through shared memory one after the other.
-      A means[V], squares[V];
-      for (int l = 0; l < V; ++l) sums[threadIdx.x * V + l] = acc[l].sum[0];
-      __syncthreads();
-      for (int l = 0; active && row == 0 && l < V; ++l) {
-        A count = 0;
-        means[l] = squares[l] = 0;
-        for (int q = 0; q < rows && begin + q < end; ++q)
-          merge_moments(count, means[l], squares[l], A((end - begin - q + rows - 1) / rows),
-                        sums[(q * columns + column) * V + l], A(0));
-      }
-      __syncthreads();
-      for (int l = 0; l < V; ++l) sums[threadIdx.x * V + l] = acc[l].sum[1];
-      __syncthreads();
-      for (int l = 0; active && row == 0 && l < V; ++l) {
-        for (int q = 0; q < rows; ++q) squares[l] += sums[(q * columns + column) * V + l];
-        out[l] = means[l];
-        out[p.n * p.c + l] = squares[l];
-      }
-      __syncthreads();
-    } else {
-      for (int k = 0; k < K; ++k) {
-        for (int l = 0; l < V; ++l) sums[threadIdx.x * V + l] = acc[l].sum[k];
-        __syncthreads();
-        if (active && row == 0)
-          for (int l = 0; l < V; ++l) {
-            A block = 0;
-            for (int q = 0; q < rows; ++q) block += sums[(q * columns + column) * V + l];
-            out[k * p.n * p.c + l] = block;
-          }
-        __syncthreads();
-      }
+    kept.keep_packed();
+    if (row < rows)
+      for (int k = 0; k < K; ++k) put<V>(shared + k * plane + row * stride + column * V, acc.sum[k]);
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < c1 - c0; i += kThreads) {
+      merge_rows<kPass>(shared + i, rows, stride, plane, end - begin);
+      if constexpr (kPass != kForward)
+        for (int k = 0; k < K; ++k) partials.at(part, c0 + i, k) = shared[k * plane + i];
     }
+    __syncthreads();
+    for (int64_t g = g0 + threadIdx.x; g < g1; g += kThreads) {
+      const int64_t from = g * width > c0 ? g * width : c0;
+      const int64_t to = (g + 1) * width < c1 ? (g + 1) * width : c1;
+      GroupTerms terms;
+      for (int64_t i = from; i < to; ++i) {
+        A sums[K];
+        for (int k = 0; k < K; ++k) sums[k] = shared[k * plane + i - c0];
+        const A scale =
+            kPass == kForward ? A(0) : load_param<A>(p.scale, n * p.scale.stride_n + i);
+        terms.add(sums, A(end - begin), scale);
+      }
+      for (int k = 0; k < terms.kCount; ++k) table.at(part, column_group, g)[k] = terms.v[k];
+    }
+    meet(team.size, scratch.arrived + n);
+    finish_groups<kPass>(p, n, g0, g1, part == 0 ? (c0 + width - 1) / width : g1, table, partials,
+                         shared);
+    __syncthreads();
+    if (active) {
+      A k[V][kCoefs<kPass>];
+      each_channel([&](int l, int64_t g) {
+        channel_coefs<kPass>(p, n, c + l, shared + (g - g0) * kStats<kPass>, k[l]);
+      });
+      apply<T, V, kPass>(kept, io, run_of(begin), k);
+      run_of(beyond).in_steps([&](const Run& few) {
+        other.read(io, few);
+        apply<T, V, kPass>(other, io, few, k);
+      });
+    }
+    if constexpr (kPass != kForward)
+      for (int64_t i = c0 + part * kWarps + threadIdx.x / kWarp; i < c1; i += team.parts * kWarps)
+        finish_channel<kPass>(p, n, i, partials, shared + (i / width - g0) * kStats<kPass>);
+    __syncthreads();
   }
 }
 
-// Second step: one warp a group.
-template <class T, int kPass>
-__global__ void __launch_bounds__(kThreads)
-norm_finish(const AdaNorm p, const Acc<T>* scratch, Acc<T>* coefs) {
-  using A = Acc<T>;
-  for (int64_t index = DDGAN_THREAD_ID / kWarp; index < p.n * p.groups;
-       index += DDGAN_THREAD_COUNT / kWarp) {
-    const Group<A> group(p, index);
-    const int64_t planes = p.n * p.c, first = group.n * p.c + group.first;
-    const Coefs<A> out{coefs + first, planes};
-    if (kPass != kForward)
-      forward_coefs(p, group, static_cast<const A*>(p.mean)[index],
-                    static_cast<const A*>(p.rstd)[index], out);
-    const Partials<A> partials{scratch + first, part_count(p), kSums<kPass> * planes, 1,
-                               planes,          part_size(p),  p.s};
-    finish<kPass>(p, group, index, partials, out);
-  }
-}
+// A group or sample up to this size is one block's: its second read hits the caches.
+constexpr int64_t kAloneBytes = 1 << 16;
 
-// Third step: one pack a thread.
-template <class T, int V, int kPass, bool kLast>
-__global__ void __launch_bounds__(kThreads) norm_apply(const AdaNorm p, const Acc<T>* coefs) {
-  using A = Acc<T>;
-  const Pointers<T> io(p);
-  const int64_t planes = p.n * p.c, packs = planes * p.s / V;
-  for (int64_t id = DDGAN_THREAD_ID; id < packs; id += DDGAN_THREAD_COUNT) {
-    A k[kCoefs<kPass>][V];
-    int64_t plane, rest, n, c;
-    if constexpr (kLast) {
-      divide(id, p.c / V, plane, c);
-      divide(plane, p.s, n, rest);
-      const A* at = coefs + n * p.c + c * V;
-#pragma unroll
-      for (int j = 0; j < kCoefs<kPass>; ++j) {
-#pragma unroll
-        for (int l = 0; l < V; ++l) k[j][l] = at[j * planes + l];
-      }
-    } else {
-      divide(id, p.s / V, plane, rest);
-#pragma unroll
-      for (int j = 0; j < kCoefs<kPass>; ++j) {
-        const A value = coefs[j * planes + plane];
-#pragma unroll
-        for (int l = 0; l < V; ++l) k[j][l] = value;
-      }
-    }
-    apply<T, V, kPass>(io, id * V, k);
-  }
-}
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kGroupBytes = 1 << 16;
-
-inline bool group_fits(const AdaNorm& p) {
-  const int64_t bytes = p.dtype == Dtype::f64 ? 8 : p.dtype == Dtype::f32 ? 4 : 2;
-  const int64_t width = p.c / p.groups;
-  return !p.channels_last && width <= kMaxGroupChannels && width * p.s * bytes <= kGroupBytes;
-}
-
+// The launches of one kernel.
 template <class T, int V, int kPass>
-void norm_launch(const AdaNorm& p, void* scratch, void* stream) {
+struct NormLaunch {
   using A = Acc<T>;
-  if (group_fits(p)) {
-    DDGAN_LAUNCH((norm_group<T, V, kPass>), grid_for(p.n * p.groups * kThreads), kThreads,
-                 stream, p);
-    return;
-  }
-  A* sums = static_cast<A*>(scratch);
-  const int64_t parts = part_count(p), planes = p.n * p.c;
-  A* coefs = sums + parts * kSums<kPass> * planes;
-  const unsigned elements = grid_for(planes * p.s / V);
-  if (p.channels_last) {
-    const int64_t packs = p.c / V;
-    const int columns = int(packs < kThreads ? packs : kThreads);
-    const int64_t units = p.n * parts * ((packs + columns - 1) / columns);
-    DDGAN_LAUNCH((norm_pixel_sums<T, V, kPass>), grid_for(units * kThreads), kThreads,
-                 stream, p, sums, columns);
-  } else {
-    DDGAN_LAUNCH((norm_plane_sums<T, V, kPass>), grid_for(planes * parts * kWarp), kThreads,
-                 stream, p, sums);
-  }
-  DDGAN_LAUNCH((norm_finish<T, kPass>), grid_for(p.n * p.groups * kWarp), kThreads, stream, p, sums,
-               coefs);
-  if (p.channels_last)
-    DDGAN_LAUNCH((norm_apply<T, V, kPass, true>), elements, kThreads, stream, p, coefs);
-  else
-    DDGAN_LAUNCH((norm_apply<T, V, kPass, false>), elements, kThreads, stream, p, coefs);
-}
 
-template <class T>
-void launch_norm(const AdaNorm& p, int pass, void* scratch, void* stream) {
+  // The team with which all is kept; of at most `most` blocks, the rest is read twice.
+  static Team team(const AdaNorm& p, int64_t most) {
+    Team t{};
+    if (!p.channels_last) {
+      const int64_t width = p.c / p.groups;
+      t.part = int64_t(kWarp) * V * kKept<kPass>;
+      t.parts = ceil_divide(p.s, t.part);
+      const bool alone = width * p.s * int64_t(sizeof(T)) <= kAloneBytes;
+      const int64_t wanted = alone ? 1 : ceil_divide(width * t.parts, kWarps);
+      t.size = wanted < most ? wanted : most;
+      return t;
+    }
+    const int64_t packs = p.c / V;
+    t.columns = int(packs < kThreads ? packs : kThreads);
+    t.column_groups = int(ceil_divide(packs, t.columns));
+    const bool alone = t.column_groups == 1 && p.c * p.s * int64_t(sizeof(T)) <= kAloneBytes;
+    const int64_t wanted = alone ? 1 : ceil_divide(p.s, kThreads / t.columns * kKept<kPass>);
+    const int64_t room = most / t.column_groups > 1 ? most / t.column_groups : 1;
+    t.part = ceil_divide(p.s, wanted < room ? wanted : room);
+    t.parts = ceil_divide(p.s, t.part);
+    t.size = t.parts * t.column_groups;
+    return t;
+  }
+
+  // Elements of the table and of the partial sums, for the largest team.
+  static int64_t table_size(const AdaNorm& p) {
+    return p.n * p.groups * team(p, int64_t(1) << 40).size * Terms<A, kPass>::kCount;
+  }
+  static int64_t partial_size(const AdaNorm& p) {
+    if (kPass == kForward) return 0;
+    return p.n * p.c * team(p, int64_t(1) << 40).parts * kSums<kPass>;
+  }
+  static int64_t scratch(const AdaNorm& p) {
+    return table_size(p) + partial_size(p) + p.n * p.groups;
+  }
+
+  template <class Kernel>
+  static const char* start(Kernel* kernel, int resident, const AdaNorm& p, int64_t teams,
+                           void* memory, void* stream) {
+    const Team t = team(p, resident > 0 ? resident : 1);
+    A* table = static_cast<A*>(memory);
+    A* partial = table + table_size(p);
+    unsigned* arrived = reinterpret_cast<unsigned*>(partial + partial_size(p));
+    const Scratch<A> scratch{table, partial, arrived};
+    if (t.size == 1) {
+      DDGAN_LAUNCH(kernel, grid_for(teams * kThreads), kThreads, stream, p, t, scratch);
+      return launch_error();
+    }
+    if (t.size > resident) return "more channels in channels_last than this device can normalise";
+    cudaMemsetAsync(arrived, 0, teams * sizeof(unsigned), static_cast<cudaStream_t>(stream));
+    const int64_t at_once = resident / t.size;
+    const unsigned grid = unsigned((teams < at_once ? teams : at_once) * t.size);
+    DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, p, t, scratch);
+    return launch_error();
+  }
+
+  static const char* launch(const AdaNorm& p, void* memory, void* stream) {
+    if (p.channels_last)
+      return start(norm_pixels<T, V, kPass>, resident_blocks<norm_pixels<T, V, kPass>>(), p, p.n,
+                   memory, stream);
+    return start(norm_planes<T, V, kPass>, resident_blocks<norm_planes<T, V, kPass>>(), p,
+                 p.n * p.groups, memory, stream);
+  }
+};
+
+// Calls f with the launches for this dtype, pass and alignment.
+template <class T, class F>
+void with_launch(const AdaNorm& p, int pass, const F& f) {
   // Double precision and the second backward are for checking and for penalties, not for the
   // inner loop of training: one element a thread keeps their share of the build time small.
   constexpr int V = sizeof(T) == 8 ? 1 : kPack<T>;
   const bool wide = aligned(p.x) && aligned(p.y) && aligned(p.grad) &&
                     (p.channels_last ? p.c : p.s) % V == 0;
-  if (pass == kSecond) norm_launch<T, 1, kSecond>(p, scratch, stream);
-  else if (pass == kForward && wide) norm_launch<T, V, kForward>(p, scratch, stream);
-  else if (pass == kForward) norm_launch<T, 1, kForward>(p, scratch, stream);
-  else if (wide) norm_launch<T, V, kBackward>(p, scratch, stream);
-  else norm_launch<T, 1, kBackward>(p, scratch, stream);
+  if (pass == kSecond) f(NormLaunch<T, 1, kSecond>());
+  else if (pass == kForward && wide) f(NormLaunch<T, V, kForward>());
+  else if (pass == kForward) f(NormLaunch<T, 1, kForward>());
+  else if (wide) f(NormLaunch<T, V, kBackward>());
+  else f(NormLaunch<T, 1, kBackward>());
 }
 
 }  // namespace cuda

@@ -1,4 +1,4 @@
-// AdaGN, first step: sums over channels, and what every pass computes at an element.
+// AdaGN, first step: what a pass computes at an element, and its sums over packs in registers.
 #pragma once
 #include "../common/norm_math.h"
 #include "platform.cuh"
@@ -8,86 +8,41 @@ namespace cuda {
 
 enum Pass { kForward = 0, kBackward = 1, kSecond = 2 };
 
-// Partial sums per channel: (mean, centred square sum), (dz, dz xh), or SecondSum.
+// Sums per channel: (mean, centred square sum), (dz, dz xh), or SecondSum.
 template <int kPass>
 constexpr int kSums = kPass == kSecond ? kSecondSums : 2;
 
-// Coefficients per channel, stored as planes of N * C: a, b, then those of the pass.
+// Packs of each tensor that a thread keeps in registers between the sums and the result, and those
+// that it reads at once beyond.
 template <int kPass>
-constexpr int kCoefs = kPass == kForward ? 2 : kPass == kBackward ? 5 : 11;
+constexpr int kKept = kPass == kForward ? 8 : kPass == kBackward ? 4 : 2;
+constexpr int kStreamed = 2;
 
-constexpr int kMaxCoefs = 11;
+// The exact exponential and quotient take longer than the memory does; this is within 1e-6 of them.
+__device__ inline float sigmoid(float z) {
+  return fast_reciprocal(1.f + fast_exp2(-1.44269504f * z));
+}
+__device__ inline double sigmoid(double z) { return 1.0 / (1.0 + exp(-z)); }
 
-template <class T>
+// What the sums need to know of a channel: z = a * x + b, xh = r * x + s.
+template <class A>
+struct Point { A a, b, r, s; };
+
+template <class A>
 struct Element {
-  using A = Acc<T>;
   A xh, dz, slope, t;
-  __device__ Element(A x, A grad, A a, A b, A r, A mean, bool silu, bool second) {
-    xh = (x - mean) * r;
+  __device__ Element(A x, A grad, const Point<A>& at, bool silu, bool second) {
+    xh = at.r * x + at.s;
     t = 0;
     slope = 1;
     if (silu) {
-      const A z = x * a + b, s = A(1) / (A(1) + exp(-z)), q = A(1) - s;
-      slope = s + s * z * q;
+      const A z = at.a * x + at.b, s = sigmoid(z), q = A(1) - s;
+      slope = s * (A(1) + z * q);
       if (second) t = grad * s * q * (A(2) + z * (q - s));
     }
     dz = grad * slope;
   }
 };
-
-// Running sums of V interleaved series (V = 1 merged, or one per channel of NHWC).
-template <class T, int kPass>
-struct Accumulator {
-  using A = Acc<T>;
-  A sum[kSums<kPass>];
-  __device__ Accumulator() {
-    for (int k = 0; k < kSums<kPass>; ++k) sum[k] = 0;
-  }
-  // Welford's update by one value; `inverse` is 1 / (count including it).
-  __device__ void add_value(A x, A inverse) {
-    const A delta = x - sum[0];
-    sum[0] += delta * inverse;
-    sum[1] += delta * (x - sum[0]);
-  }
-  __device__ void add(A x, A grad, A u, A a, A b, A r, A mean, bool silu) {
-    const Element<T> e(x, grad, a, b, r, mean, silu, kPass == kSecond);
-    if (kPass == kBackward) {
-      sum[0] += e.dz;
-      sum[1] += e.dz * e.xh;
-    } else if (kPass == kSecond) {
-      const A terms[kSecondSums] = {u,   u * e.xh,   e.dz,             e.dz * e.xh, u * e.dz,
-                                    e.t, e.t * e.xh, e.t * e.xh * e.xh, e.t * u,    e.t * u * e.xh};
-      for (int k = 0; k < kSums<kPass>; ++k) sum[k] += terms[k];
-    }
-  }
-};
-
-// Merges (mean, m2) of `nb` values into (mean, m2) of `na`.
-template <class A>
-__device__ inline void merge_moments(A& na, A& mean, A& m2, A nb, A mean_b, A m2_b) {
-  const A total = na + nb;
-  if (total == A(0)) return;
-  const A delta = mean_b - mean, share = nb / total;
-  mean += delta * share;
-  m2 += m2_b + delta * delta * na * share;
-  na = total;
-}
-
-template <class A>
-__device__ inline void warp_moments(A& n, A& mean, A& m2) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const A nb = __shfl_xor_sync(kAllLanes, n, offset);
-    const A mb = __shfl_xor_sync(kAllLanes, mean, offset), qb = __shfl_xor_sync(kAllLanes, m2, offset);
-    // Both sides of a pair merge in the same order, so that they agree to the last bit.
-    const bool low = (threadIdx.x & offset) == 0;
-    A na = low ? n : nb, ma = low ? mean : mb, qa = low ? m2 : qb;
-    merge_moments(na, ma, qa, low ? nb : n, low ? mb : mean, low ? qb : m2);
-    n = na;
-    mean = ma;
-    m2 = qa;
-  }
-}
 
 template <class T>
 struct Pointers {
@@ -100,36 +55,132 @@ struct Pointers {
         silu(p.silu) {}
 };
 
-// One warp sums elements [begin, end) of the contiguous plane at `base`; lane 0 has the result.
-template <class T, int V, int kPass>
-__device__ inline void plane_sums(const Pointers<T>& io, int64_t base, int64_t begin, int64_t end,
-                                  Acc<T> a, Acc<T> b, Acc<T> r, Acc<T> mean, Acc<T>* out) {
-  using A = Acc<T>;
-  Accumulator<T, kPass> acc;
-  A count = 0;
-  for (int64_t i = begin + int64_t(threadIdx.x % kWarp) * V; i < end; i += kWarp * V) {
-    A x[V], g[V], u[V];
-    load<V>(io.x + base + i, x);
-    if (kPass == kForward) {
-      A middle = 0, m2 = 0;
+// Packs of a thread in memory: at `at`, `at + step` and so on, those before `end`.
+struct Run {
+  int64_t at, step, end;
+  __device__ bool has(int i) const { return at + i * step < end; }
+  // Calls f for kStreamed packs after the others.
+  template <class F>
+  __device__ void in_steps(const F& f) const {
+    for (Run few = *this; few.has(0); few.at += kStreamed * step) f(few);
+  }
+};
+
+// N packs of each tensor that a pass reads, as they lie in memory.
+template <class T, int V, int kPass, int N>
+struct Packs {
+  using Bits = RawPack<T, V>;
+  Bits x[N], grad[kPass == kForward ? 1 : N], u[kPass == kSecond ? N : 1];
+
+  __device__ void read(const Pointers<T>& io, const Run& run) {
 #pragma unroll
-      for (int l = 0; l < V; ++l) middle += x[l];
-      middle *= A(1) / V;
-#pragma unroll
-      for (int l = 0; l < V; ++l) m2 += (x[l] - middle) * (x[l] - middle);
-      merge_moments(count, acc.sum[0], acc.sum[1], A(V), middle, m2);
-    } else {
-      load<V>(io.grad + base + i, g);
-      if (kPass == kSecond) load<V>(io.u + base + i, u);
-#pragma unroll
-      for (int l = 0; l < V; ++l) acc.add(x[l], g[l], kPass == kSecond ? u[l] : A(0), a, b, r, mean, io.silu);
+    for (int i = 0; i < N; ++i) {
+      if (!run.has(i)) continue;
+      const int64_t at = run.at + i * run.step;
+      x[i] = Bits::load(io.x + at);
+      if constexpr (kPass != kForward) grad[i] = Bits::load(io.grad + at);
+      if constexpr (kPass == kSecond) u[i] = Bits::load(io.u + at);
     }
   }
-  if (kPass == kForward) warp_moments(count, acc.sum[0], acc.sum[1]);
-  else
-    for (int k = 0; k < kSums<kPass>; ++k) acc.sum[k] = warp_sum(acc.sum[k]);
-  for (int k = 0; k < kSums<kPass>; ++k) out[k] = acc.sum[k];
+
+  // Keeps the compiler from holding the unpacked values instead, which take twice the registers.
+  __device__ void keep_packed() {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      x[i].keep();
+      if constexpr (kPass != kForward) grad[i].keep();
+      if constexpr (kPass == kSecond) u[i].keep();
+    }
+  }
+};
+
+// Merges (mean, centred square sum) of `nb` values into (mean, m2) of `na`.
+template <class A>
+__device__ inline void merge_moments(A& na, A& mean, A& m2, A nb, A mean_b, A m2_b) {
+  const A total = na + nb;
+  if (total == A(0)) return;
+  const A delta = mean_b - mean, share = nb / total;
+  mean += delta * share;
+  m2 += m2_b + delta * delta * na * share;
+  na = total;
 }
+
+// A thread's sums: over all of its elements (NCHW, one channel), or over those of V channels each.
+template <class T, int V, int kPass, bool kLast>
+struct Sums {
+  using A = Acc<T>;
+  static constexpr int kSeries = kLast ? V : 1;
+  A count = 0;  // forward: values in each series
+  A sum[kSums<kPass>][kSeries] = {};
+
+  template <int N>
+  __device__ void add(const Packs<T, V, kPass, N>& packs, const Run& run,
+                      const Point<A> (&at)[kSeries], bool silu) {
+    if constexpr (kPass == kForward) {
+      add_moments(packs, run);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i)
+        if (run.has(i)) add_pack(packs, i, at, silu);
+    }
+  }
+
+ private:
+  template <int N>
+  __device__ void add_pack(const Packs<T, V, kPass, N>& packs, int i, const Point<A> (&at)[kSeries],
+                           bool silu) {
+    A x[V], grad[V], u[V];
+    packs.x[i].unpack(x);
+    packs.grad[i].unpack(grad);
+    if constexpr (kPass == kSecond) packs.u[i].unpack(u);
+#pragma unroll
+    for (int l = 0; l < V; ++l) {
+      constexpr bool second = kPass == kSecond;
+      const int s = kLast ? l : 0;
+      const Element<A> e(x[l], grad[l], at[s], silu, second);
+      if constexpr (second) {
+        const A terms[kSecondSums] = {
+            u[l],       u[l] * e.xh,       e.dz,       e.dz * e.xh,      u[l] * e.dz,
+            e.t,        e.t * e.xh,        e.t * e.xh * e.xh, e.t * u[l], e.t * u[l] * e.xh};
+#pragma unroll
+        for (int k = 0; k < kSecondSums; ++k) sum[k][s] += terms[k];
+      } else {
+        sum[0][s] += e.dz;
+        sum[1][s] += e.dz * e.xh;
+      }
+    }
+  }
+
+  // Around the first value: among so few values even an outlier there costs little accuracy.
+  template <int N>
+  __device__ void add_moments(const Packs<T, V, kPass, N>& packs, const Run& run) {
+    if (!run.has(0)) return;
+    A values = 0, first[kSeries], mean[kSeries] = {}, m2[kSeries] = {};
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (!run.has(i)) continue;
+      A x[V];
+      packs.x[i].unpack(x);
+      values += A(V / kSeries);
+#pragma unroll
+      for (int l = 0; l < V; ++l) {
+        const int s = kLast ? l : 0;
+        if (i == 0 && (kLast || l == 0)) first[s] = x[l];
+        const A d = x[l] - first[s];
+        mean[s] += d;
+        m2[s] += d * d;
+      }
+    }
+    const A each = A(1) / values, before = count, total = count + values, share = values / total;
+#pragma unroll
+    for (int s = 0; s < kSeries; ++s) {
+      const A d = mean[s] * each, apart = first[s] + d - sum[0][s];
+      sum[0][s] += apart * share;
+      sum[1][s] += m2[s] - mean[s] * d + apart * apart * before * share;
+    }
+    count = total;
+  }
+};
 
 }  // namespace cuda
 }  // namespace ddgan

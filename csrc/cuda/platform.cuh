@@ -9,12 +9,13 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <type_traits>
 #define DDGAN_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 // In blocks of kThreads, all of them resident at once: they may wait for each other.
 #define DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, ...) \
   ddgan::cuda::launch_together(kernel, grid, stream, __VA_ARGS__)
-#define DDGAN_SHARED(type, name, count) __shared__ type name[count]
+#define DDGAN_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #endif
 
 #include "../common/types.h"
@@ -30,6 +31,20 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 // In loops that wait for another block.
 __device__ inline void pause() { __nanosleep(32); }
+
+// Within about 2^-22 of the exact result, and 0 where that is subnormal.
+__device__ inline float fast_exp2(float v) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
+  return out;
+}
+__device__ inline float fast_reciprocal(float v) {
+  float out;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
+  return out;
+}
+__device__ inline void opaque(uint32_t& word) { asm volatile("" : "+r"(word)); }
+__device__ inline void opaque(uint16_t& word) { asm volatile("" : "+h"(word)); }
 
 template <class T>
 struct Same { using type = T; };
@@ -87,11 +102,32 @@ struct alignas(sizeof(T) * V) Pack { T v[V]; };
 template <class T>
 constexpr int kPack = 16 / sizeof(T);
 
+// A pack as it lies in memory, in whole registers.
+template <class T, int V>
+struct RawPack {
+  using Word = std::conditional_t<sizeof(T) * V >= 4, uint32_t, uint16_t>;
+  static constexpr int kWords = sizeof(T) * V / sizeof(Word);
+  Pack<Word, kWords> bits;
+
+  __device__ static RawPack load(const T* p) {
+    return {*reinterpret_cast<const Pack<Word, kWords>*>(p)};
+  }
+  __device__ void unpack(Acc<T>* out) const {
+    Pack<T, V> pack;
+    memcpy(&pack, &bits, sizeof(pack));
+#pragma unroll
+    for (int i = 0; i < V; ++i) out[i] = widen(pack.v[i]);
+  }
+  // From here on the compiler knows nothing of the values.
+  __device__ void keep() {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) opaque(bits.v[i]);
+  }
+};
+
 template <int V, class T>
 __device__ inline void load(const T* p, Acc<T>* out) {
-  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(p);
-#pragma unroll
-  for (int i = 0; i < V; ++i) out[i] = widen(pack.v[i]);
+  RawPack<T, V>::load(p).unpack(out);
 }
 template <int V, class T>
 __device__ inline void store(T* p, const Acc<T>* in) {

@@ -26,9 +26,6 @@ inline __half __float2half_rn(float v) { return ddgan::to_half(v); }
 inline __nv_bfloat16 __float2bfloat16_rn(float v) { return ddgan::to_bfloat16(v); }
 using std::exp;
 using std::sqrt;
-inline float __expf(float v) noexcept { return std::exp(v); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __frcp_rn(float v) { return 1.f / v; }
 
 enum cudaError_t { cudaSuccess };
 using cudaStream_t = void*;
@@ -54,6 +51,10 @@ namespace ddgan {
 namespace cuda {
 
 inline void pause() { emulation::leave(emulation::kSpinning); }
+inline float fast_exp2(float v) { return std::exp2(v); }
+inline float fast_reciprocal(float v) { return 1.f / v; }
+template <class Word>
+void opaque(Word&) {}
 template <auto kKernel>
 int resident_blocks() { return int(emulation::kResidentBlocks); }
 

@@ -65,9 +65,19 @@ LARGER = [
         _rows((4, 64, 32, 32)),
     ),
     Case(
-        "large_norm_in_three_kernels",
+        "large_norm_in_a_team",
         lambda x, a, b: ops.ada_group_norm(x, 4, a, b, activation="silu"),
         _rows((2, 32, 128, 96)),
+    ),
+    Case(
+        "large_norm_beyond_the_registers",
+        lambda x, a, b: ops.ada_group_norm(x, 1, a, b, activation="silu"),
+        _rows((1, 24, 1024, 512)),
+    ),
+    Case(
+        "large_norm_of_many_channels",
+        lambda x, a, b: ops.ada_group_norm(x, 8, a, b, activation="silu"),
+        _rows((2, 2064, 3, 5)),
     ),
 ]
 
@@ -98,6 +108,20 @@ def test_runs_repeat_to_the_last_bit(case: Case) -> None:
             y = case.function(*ins)
             runs.append([y, *torch.autograd.grad(y.square().sum(), ins)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_teams_of_blocks_on_several_streams_do_not_hang() -> None:
+    x, row = torch.randn(8, 64, 128, 128, device="cuda"), torch.randn(8, 64, device="cuda")
+    with ops.backend("cuda"):
+        want = ops.ada_group_norm(x, 4, row, row, activation="silu")
+        streams = [torch.cuda.Stream() for _ in range(3)]
+        torch.cuda.synchronize()
+        results = []
+        for turn in range(60):
+            with torch.cuda.stream(streams[turn % 3]):
+                results.append(ops.ada_group_norm(x, 4, row, row, activation="silu"))
+        torch.cuda.synchronize()
+    assert all(torch.equal(got, want) for got in results)
 
 
 def test_indices_beyond_32_bits() -> None:
