@@ -1,7 +1,7 @@
 // AdaGN in one kernel: sums over each channel, coefficients per channel, one elementwise sweep.
 //
-// A team of blocks owns a group (NCHW) or a sample (channels_last). Its threads keep their elements
-// in registers between the sums and the sweep, so that memory is read once; what is beyond the
+// A team of blocks owns a group (NCHW) or some groups of a sample (channels_last), as many as fill
+// the lines of a cache. Its threads keep their elements in registers between the sums and the sweep, so that memory is read once; what is beyond the
 // registers is read again. Teams of several blocks exchange their sums through scratch memory and
 // wait for each other there, which takes a cooperative launch.
 #pragma once
@@ -15,7 +15,8 @@ constexpr int kWarps = kThreads / kWarp;
 struct Team {
   int64_t size;                // blocks
   int64_t parts, part;         // parts of a channel, and elements of each but the last
-  int columns, column_groups;  // NHWC: packs of a pixel that a block takes, and such groups
+  int64_t groups;              // NHWC: groups of a team
+  int columns, column_groups;  // NHWC: packs of a pixel that a block takes, and such in a team
 };
 
 // The blocks of a team wait for each other; `arrived` counts them, from zero.
@@ -83,6 +84,7 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
   using GroupTerms = Terms<A, kPass>;
   DDGAN_SHARED(A, stats, kStats<kPass>);
   DDGAN_SHARED(A, warp_terms, kWarps * GroupTerms::kCount);
+  DDGAN_SHARED(A, block_terms, GroupTerms::kCount);
   const Pointers<T> io(p);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t width = p.c / p.groups, units = width * team.parts;
@@ -92,8 +94,10 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
        index += gridDim.x / team.size) {
     int64_t n, g;
     divide(index, p.groups, n, g);
-    const Table<A, kPass> table{scratch.table + index * team.size * GroupTerms::kCount, team.size,
-                                1, 1, p.c};
+    const bool alone = team.size == 1;
+    A* terms_of_team = scratch.table + index * team.size * GroupTerms::kCount;
+    const Table<A, kPass> table{
+        alone ? &block_terms[0] : terms_of_team, alone, team.size, 1, g, 1, p.c};
     const Partials<A> partials{scratch.partial + n * team.parts * K * p.c, team.parts, K, p.c};
     // Calls f(part, channel, this lane's packs) for a unit.
     const auto with_unit = [&](int64_t unit, const auto& f) {
@@ -108,12 +112,14 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     // Adds up a unit; read(run, add) calls add(packs, run) for all packs.
     const auto sum = [&](int64_t unit, const auto& read) {
       with_unit(unit, [&](int64_t part, int64_t c, const Run& run) {
-        Point<A> at[1] = {};
-        if constexpr (kPass != kForward)
-          at[0] = point_of(p, n, c, static_cast<const A*>(p.mean)[index],
-                           static_cast<const A*>(p.rstd)[index]);
         Sums<T, V, kPass, false> acc;
-        read(run, [&](const auto& packs, const Run& some) { acc.add(packs, some, at, io.silu); });
+        read(run, [&](const auto& packs, const Run& some) {
+          Point<A> at[1] = {};
+          if constexpr (kPass != kForward)
+            at[0] = point_of(p, n, c, static_cast<const A*>(p.mean)[index],
+                             static_cast<const A*>(p.rstd)[index]);
+          acc.add(packs, some, at, io.silu);
+        });
         if constexpr (kPass == kForward) {
           GroupTerms unit_terms{{acc.count, acc.sum[0][0], acc.sum[1][0]}};
           unit_terms.reduce(kWarp);
@@ -123,7 +129,7 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
           for (int k = 0; k < K; ++k) sums[k] = warp_sum(acc.sum[k][0]);
           if (lane == 0)
             for (int k = 0; k < K; ++k) partials.at(part, c, k) = sums[k];
-          terms.add(sums, A(0), load_param<A>(p.scale, n * p.scale.stride_n + c));
+          terms.add(sums, load_param<A>(p.scale, n * p.scale.stride_n + c));
         }
       });
     };
@@ -150,7 +156,7 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
       if (lane < kWarps) block.merge(warp_terms + lane * block.kCount);
       block.reduce(kWarps);
       if (lane == 0)
-        for (int k = 0; k < block.kCount; ++k) table.at(member, 0, 0)[k] = block.v[k];
+        for (int k = 0; k < block.kCount; ++k) table.at(member, 0, g)[k] = block.v[k];
     }
     meet(team.size, scratch.arrived + index);
     finish_groups<kPass>(p, n, g, g + 1, member == 0 ? g : g + 1, table, partials, stats);
@@ -184,21 +190,25 @@ __device__ inline void put(A* to, const A (&from)[V]) {
   for (int i = 0; i < V; i += W) store<W>(to + i, from + i);
 }
 
-// Merges the rows of one channel of a block into its first row; row q counts every `rows`-th of
+// Merges the rows of one channel of a block into its first row; row q has every `rows`-th of
 // `pixels` from q on.
 template <int kPass, class A>
-__device__ inline void merge_rows(A* shared, int rows, int64_t stride, int64_t plane,
-                                  int64_t pixels) {
+__device__ inline void merge_rows(A* shared, int rows, int stride, int plane, int pixels) {
   if constexpr (kPass == kForward) {
-    A count = 0, mean = 0, m2 = 0;
-    for (int q = 0; q < rows && q < pixels; ++q)
-      merge_moments(count, mean, m2, A((pixels - q + rows - 1) / rows), shared[q * stride],
-                    shared[plane + q * stride]);
-    shared[0] = mean;
-    shared[plane] = m2;
+    const int each = pixels / rows, more = pixels % rows;
+    A pooled[3];
+    pool_moments(rows, pooled, [&](int64_t q, int k) {
+      return k == 0 ? A(each + (q < more)) : shared[(k == 2 ? plane : 0) + q * stride];
+    });
+    shared[0] = pooled[1];
+    shared[plane] = pooled[2];
   } else {
-    for (int k = 0; k < kSums<kPass>; ++k)
-      for (int q = 1; q < rows; ++q) shared[k * plane] += shared[k * plane + q * stride];
+    for (int k = 0; k < kSums<kPass>; ++k) {
+      A sum = 0;
+#pragma unroll 4
+      for (int q = 0; q < rows; ++q) sum += shared[k * plane + q * stride];
+      shared[k * plane] = sum;
+    }
   }
 }
 
@@ -217,17 +227,23 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
   const int column = threadIdx.x % team.columns, row = threadIdx.x / team.columns;
   const int64_t member = blockIdx.x % team.size;
   const int64_t part = member / team.column_groups, column_group = member % team.column_groups;
-  const int64_t stride = team.columns * V, plane = rows * stride;
-  const int64_t c0 = column_group * stride, c1 = c0 + stride < p.c ? c0 + stride : p.c;
-  const int64_t width = p.c / p.groups, g0 = c0 / width, g1 = (c1 - 1) / width + 1;
-  const int64_t c = c0 + column * V, begin = part * team.part;
+  const int stride = team.columns * V, plane = rows * stride;
+  const int64_t width = p.c / p.groups, slices = p.groups / team.groups;
+  const int64_t begin = part * team.part;
   const int64_t end = begin + team.part < p.s ? begin + team.part : p.s;
   const int64_t beyond = begin + rows * kKept<kPass>;  // the first pixel that is not kept
-  const bool active = c < c1 && row < rows;
-  for (int64_t n = blockIdx.x / team.size; n < p.n; n += gridDim.x / team.size) {
+  for (int64_t index = blockIdx.x / team.size; index < p.n * slices;
+       index += gridDim.x / team.size) {
+    int64_t n, slice;
+    divide(index, slices, n, slice);
+    const int64_t slice_end = (slice + 1) * team.groups * width;
+    const int64_t c0 = slice * team.groups * width + column_group * stride;
+    const int64_t c1 = c0 + stride < slice_end ? c0 + stride : slice_end;
+    const int64_t g0 = c0 / width, g1 = (c1 - 1) / width + 1, c = c0 + column * V;
+    const bool active = c < c1 && row < rows;
     const Table<A, kPass> table{
-        scratch.table + n * team.size * p.groups * GroupTerms::kCount, team.parts,
-        team.column_groups, p.groups, stride};
+        scratch.table + index * team.size * team.groups * GroupTerms::kCount, false, team.parts,
+        team.column_groups, slice * team.groups, team.groups, stride};
     const Partials<A> partials{scratch.partial + n * team.parts * K * p.c, team.parts, K, p.c};
     const auto run_of = [&](int64_t pixel) {
       return Run{(n * p.s + pixel + row) * p.c + c, rows * p.c, (n * p.s + end) * p.c};
@@ -249,13 +265,13 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     Packs<T, V, kPass, kStreamed> other;
     Sums<T, V, kPass, true> acc;
     if (active) {
+      kept.read(io, run_of(begin));
       Point<A> at[V] = {};
       if constexpr (kPass != kForward)
         each_channel([&](int l, int64_t g) {
           at[l] = point_of(p, n, c + l, static_cast<const A*>(p.mean)[n * p.groups + g],
                            static_cast<const A*>(p.rstd)[n * p.groups + g]);
         });
-      kept.read(io, run_of(begin));
       acc.add(kept, run_of(begin), at, io.silu);
       run_of(beyond).in_steps([&](const Run& few) {
         other.read(io, few);
@@ -267,25 +283,29 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
       for (int k = 0; k < K; ++k) put<V>(shared + k * plane + row * stride + column * V, acc.sum[k]);
     __syncthreads();
     for (int64_t i = threadIdx.x; i < c1 - c0; i += kThreads) {
-      merge_rows<kPass>(shared + i, rows, stride, plane, end - begin);
+      merge_rows<kPass>(shared + i, rows, stride, plane, int(end - begin));
       if constexpr (kPass != kForward)
         for (int k = 0; k < K; ++k) partials.at(part, c0 + i, k) = shared[k * plane + i];
     }
     __syncthreads();
     for (int64_t g = g0 + threadIdx.x; g < g1; g += kThreads) {
-      const int64_t from = g * width > c0 ? g * width : c0;
-      const int64_t to = (g + 1) * width < c1 ? (g + 1) * width : c1;
+      const int64_t from = (g * width > c0 ? g * width : c0) - c0;
+      const int64_t to = ((g + 1) * width < c1 ? (g + 1) * width : c1) - c0;
       GroupTerms terms;
-      for (int64_t i = from; i < to; ++i) {
-        A sums[K];
-        for (int k = 0; k < K; ++k) sums[k] = shared[k * plane + i - c0];
-        const A scale =
-            kPass == kForward ? A(0) : load_param<A>(p.scale, n * p.scale.stride_n + i);
-        terms.add(sums, A(end - begin), scale);
+      if constexpr (kPass == kForward) {
+        pool_moments(to - from, terms.v, [&](int64_t i, int k) {
+          return k == 0 ? A(end - begin) : shared[(k == 2 ? plane : 0) + from + i];
+        });
+      } else {
+        for (int64_t i = from; i < to; ++i) {
+          A sums[K];
+          for (int k = 0; k < K; ++k) sums[k] = shared[k * plane + i];
+          terms.add(sums, load_param<A>(p.scale, n * p.scale.stride_n + c0 + i));
+        }
       }
       for (int k = 0; k < terms.kCount; ++k) table.at(part, column_group, g)[k] = terms.v[k];
     }
-    meet(team.size, scratch.arrived + n);
+    meet(team.size, scratch.arrived + index);
     finish_groups<kPass>(p, n, g0, g1, part == 0 ? (c0 + width - 1) / width : g1, table, partials,
                          shared);
     __syncthreads();
@@ -312,27 +332,34 @@ constexpr int64_t kAloneBytes = 1 << 16;
 
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Bytes of neighbouring channels from which on memory delivers whole lines.
+constexpr int64_t kLineBytes = 128;
+
 // The launches of one kernel.
 template <class T, int V, int kPass>
 struct NormLaunch {
   using A = Acc<T>;
 
-  // The team with which all is kept; of at most `most` blocks, the rest is read twice.
+  // The team with which all is kept, if that has at most `most` blocks; else the rest is read twice.
   static Team team(const AdaNorm& p, int64_t most) {
     Team t{};
+    const int64_t width = p.c / p.groups, bytes = sizeof(T);
     if (!p.channels_last) {
-      const int64_t width = p.c / p.groups;
       t.part = int64_t(kWarp) * V * kKept<kPass>;
       t.parts = ceil_divide(p.s, t.part);
-      const bool alone = width * p.s * int64_t(sizeof(T)) <= kAloneBytes;
+      const bool alone = width * p.s * bytes <= kAloneBytes;
       const int64_t wanted = alone ? 1 : ceil_divide(width * t.parts, kWarps);
       t.size = wanted < most ? wanted : most;
       return t;
     }
-    const int64_t packs = p.c / V;
+    t.groups = 1;  // the fewest that fill lines and packs, and divide the sample evenly
+    while (t.groups < p.groups && (p.groups % t.groups != 0 || t.groups * width % V != 0 ||
+                                   t.groups * width * bytes < kLineBytes))
+      ++t.groups;
+    const int64_t packs = t.groups * width / V;
     t.columns = int(packs < kThreads ? packs : kThreads);
     t.column_groups = int(ceil_divide(packs, t.columns));
-    const bool alone = t.column_groups == 1 && p.c * p.s * int64_t(sizeof(T)) <= kAloneBytes;
+    const bool alone = t.column_groups == 1 && t.groups * width * p.s * bytes <= kAloneBytes;
     const int64_t wanted = alone ? 1 : ceil_divide(p.s, kThreads / t.columns * kKept<kPass>);
     const int64_t room = most / t.column_groups > 1 ? most / t.column_groups : 1;
     t.part = ceil_divide(p.s, wanted < room ? wanted : room);
@@ -341,44 +368,45 @@ struct NormLaunch {
     return t;
   }
 
-  // Elements of the table and of the partial sums, for the largest team.
-  static int64_t table_size(const AdaNorm& p) {
-    return p.n * p.groups * team(p, int64_t(1) << 40).size * Terms<A, kPass>::kCount;
+  static int64_t teams(const AdaNorm& p, const Team& t) {
+    return p.channels_last ? p.n * (p.groups / t.groups) : p.n * p.groups;
   }
-  static int64_t partial_size(const AdaNorm& p) {
-    if (kPass == kForward) return 0;
-    return p.n * p.c * team(p, int64_t(1) << 40).parts * kSums<kPass>;
+  static int resident(const AdaNorm& p) {
+    return p.channels_last ? resident_blocks<norm_pixels<T, V, kPass>>()
+                           : resident_blocks<norm_planes<T, V, kPass>>();
+  }
+  // Elements of the table and of the partial sums.
+  static int64_t table_size(const AdaNorm& p, const Team& t) {
+    return teams(p, t) * t.size * (p.channels_last ? t.groups : 1) * Terms<A, kPass>::kCount;
+  }
+  static int64_t partial_size(const AdaNorm& p, const Team& t) {
+    return kPass == kForward ? 0 : p.n * p.c * t.parts * kSums<kPass>;
   }
   static int64_t scratch(const AdaNorm& p) {
-    return table_size(p) + partial_size(p) + p.n * p.groups;
-  }
-
-  template <class Kernel>
-  static const char* start(Kernel* kernel, int resident, const AdaNorm& p, int64_t teams,
-                           void* memory, void* stream) {
-    const Team t = team(p, resident > 0 ? resident : 1);
-    A* table = static_cast<A*>(memory);
-    A* partial = table + table_size(p);
-    unsigned* arrived = reinterpret_cast<unsigned*>(partial + partial_size(p));
-    const Scratch<A> scratch{table, partial, arrived};
-    if (t.size == 1) {
-      DDGAN_LAUNCH(kernel, grid_for(teams * kThreads), kThreads, stream, p, t, scratch);
-      return launch_error();
-    }
-    if (t.size > resident) return "more channels in channels_last than this device can normalise";
-    cudaMemsetAsync(arrived, 0, teams * sizeof(unsigned), static_cast<cudaStream_t>(stream));
-    const int64_t at_once = resident / t.size;
-    const unsigned grid = unsigned((teams < at_once ? teams : at_once) * t.size);
-    DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, p, t, scratch);
-    return launch_error();
+    const int most = resident(p);
+    const Team t = team(p, most > 0 ? most : 1);
+    return table_size(p, t) + partial_size(p, t) + teams(p, t);
   }
 
   static const char* launch(const AdaNorm& p, void* memory, void* stream) {
-    if (p.channels_last)
-      return start(norm_pixels<T, V, kPass>, resident_blocks<norm_pixels<T, V, kPass>>(), p, p.n,
-                   memory, stream);
-    return start(norm_planes<T, V, kPass>, resident_blocks<norm_planes<T, V, kPass>>(), p,
-                 p.n * p.groups, memory, stream);
+    const int most = resident(p);
+    if (most <= 0) return launch_error();
+    const Team t = team(p, most);
+    A* table = static_cast<A*>(memory);
+    A* partial = table + table_size(p, t);
+    unsigned* arrived = reinterpret_cast<unsigned*>(partial + partial_size(p, t));
+    const Scratch<A> scratch{table, partial, arrived};
+    const auto kernel = p.channels_last ? norm_pixels<T, V, kPass> : norm_planes<T, V, kPass>;
+    if (t.size == 1) {
+      DDGAN_LAUNCH(kernel, grid_for(teams(p, t) * kThreads), kThreads, stream, p, t, scratch);
+      return launch_error();
+    }
+    if (t.size > most) return "more channels in channels_last than this device can normalise";
+    cudaMemsetAsync(arrived, 0, teams(p, t) * sizeof(unsigned), static_cast<cudaStream_t>(stream));
+    const int64_t at_once = most / t.size, all = teams(p, t);
+    const unsigned grid = unsigned((all < at_once ? all : at_once) * t.size);
+    DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, p, t, scratch);
+    return launch_error();
   }
 };
 

@@ -24,6 +24,28 @@ struct Channel {
         cot_shift(p.cot_shift ? static_cast<const A*>(p.cot_shift)[n * p.c + c] : A(0)) {}
 };
 
+// Pools the moments of n sets: value(i, k) is the number of values, the mean or the centred square
+// sum of set i for k of 0, 1, 2. In two sweeps, without a division for each.
+template <class A, class F>
+__device__ inline void pool_moments(int64_t n, A* out, const F& value) {
+  A count = 0, sum = 0, m2 = 0;
+#pragma unroll 4
+  for (int64_t i = 0; i < n; ++i) {
+    const A values = value(i, 0);
+    count += values;
+    sum += values * value(i, 1);
+  }
+  const A mean = count > A(0) ? sum / count : A(0);
+#pragma unroll 4
+  for (int64_t i = 0; i < n; ++i) {
+    const A apart = value(i, 1) - mean;
+    m2 += value(i, 2) + value(i, 0) * apart * apart;
+  }
+  out[0] = count;
+  out[1] = mean;
+  out[2] = m2;
+}
+
 // What the statistics of a group add up from: (values, mean, centred square sum), the sums of
 // scale dz and scale dz xh, or SecondMeans.
 template <class A, int kPass>
@@ -38,11 +60,9 @@ struct Terms {
       for (int k = 0; k < kCount; ++k) v[k] += other[k];
     }
   }
-  // Sums over `values` elements of a channel.
-  __device__ void add(const A* sums, A values, A scale) {
-    if constexpr (kPass == kForward) {
-      merge_moments(v[0], v[1], v[2], values, sums[0], sums[1]);
-    } else if constexpr (kPass == kBackward) {
+  // The sums of a channel, or of a part of one; not in the forward.
+  __device__ void add(const A* sums, A scale) {
+    if constexpr (kPass == kBackward) {
       v[0] += scale * sums[0];
       v[1] += scale * sums[1];
     } else {
@@ -69,15 +89,18 @@ struct Terms {
   }
 };
 
-// The terms that the blocks of a team exchange. Block (i, column) holds part i of `span` channels
-// and writes the terms of its groups; other blocks read them past the L1 cache.
+// The terms that the blocks of a team exchange for its groups, which begin with `first`. Block
+// (i, column) holds part i of `span` channels and writes the terms of its groups; other blocks read
+// them past the L1 cache, unless the one block of the team has them in shared memory.
 template <class A, int kPass>
 struct Table {
   A* data;
-  int64_t parts, column_groups, groups, span;
+  bool shared;
+  int64_t parts, column_groups, first, groups, span;
   __device__ A* at(int64_t i, int64_t column, int64_t g) const {
-    return data + ((i * column_groups + column) * groups + g) * Terms<A, kPass>::kCount;
+    return data + ((i * column_groups + column) * groups + g - first) * Terms<A, kPass>::kCount;
   }
+  __device__ A read(const A* from) const { return shared ? *from : __ldcg(from); }
 };
 
 // Sums of the channels of a sample, in parts: sum k of part i of channel c at
@@ -137,19 +160,34 @@ __device__ inline void finish_groups(const AdaNorm& p, int64_t n, int64_t g0, in
   const int lane = threadIdx.x % lanes;
   for (int64_t base = g0; base < g1; base += kThreads / lanes) {
     const int64_t mine = base + threadIdx.x / lanes, g = mine < g1 ? mine : g1 - 1;
-    const int64_t first = g * width / table.span, last = ((g + 1) * width - 1) / table.span;
-    const int64_t columns = last - first + 1, place = table.groups == 1 ? 0 : g;
+    const int64_t offset = (g - table.first) * width, first = offset / table.span;
+    const int64_t columns = (offset + width - 1) / table.span - first + 1;
     Terms<A, kPass> terms;
     const int64_t entries = mine < g1 ? table.parts * columns : 0;
-    for (int64_t j = lane; j < entries; j += lanes) {
-      int64_t i, column;
-      divide(j, columns, i, column);
-      const A* from = table.at(i, first + column, place);
-      A entry[terms.kCount];
-      for (int k = 0; k < terms.kCount; ++k) entry[k] = __ldcg(from + k);
-      terms.merge(entry);
+    // Several entries at a time, so that their loads are under way together.
+    constexpr int kAtOnce = 4;
+    for (int64_t j0 = lane; j0 < entries; j0 += kAtOnce * lanes) {
+      A entry[kAtOnce][terms.kCount] = {};
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) {
+        const int64_t j = j0 + e * lanes;
+        if (j >= entries) continue;
+        int64_t i = j, column = 0;
+        if (columns > 1) divide(j, columns, i, column);
+        const A* from = table.at(i, first + column, g);
+        for (int k = 0; k < terms.kCount; ++k) entry[e][k] = table.read(from + k);
+      }
+      if constexpr (kPass == kForward) {
+        A pooled[3];
+        pool_moments(kAtOnce, pooled, [&](int64_t e, int k) { return entry[e][k]; });
+        terms.merge(pooled);
+      } else {
+#pragma unroll
+        for (int e = 0; e < kAtOnce; ++e) terms.merge(entry[e]);
+      }
     }
-    terms.reduce(lanes);
+    // One entry is complete in the first lane, which is enough but for what the second pass adds.
+    if (kPass == kSecond || table.parts * table.column_groups > 1) terms.reduce(lanes);
     A stats[kStats<kPass>];
     const int64_t index = n * p.groups + g;
     if constexpr (kPass == kForward) {

@@ -32,15 +32,12 @@ template <class A>
 struct Element {
   A xh, dz, slope, t;
   __device__ Element(A x, A grad, const Point<A>& at, bool silu, bool second) {
+    // Computed and then chosen: a branch for each element would keep their chains from overlapping.
+    const A z = at.a * x + at.b, s = sigmoid(z), q = A(1) - s, steep = s * (A(1) + z * q);
     xh = at.r * x + at.s;
-    t = 0;
-    slope = 1;
-    if (silu) {
-      const A z = at.a * x + at.b, s = sigmoid(z), q = A(1) - s;
-      slope = s * (A(1) + z * q);
-      if (second) t = grad * s * q * (A(2) + z * (q - s));
-    }
+    slope = silu ? steep : A(1);
     dz = grad * slope;
+    t = second && silu ? grad * s * q * (A(2) + z * (q - s)) : A(0);
   }
 };
 
@@ -94,12 +91,15 @@ struct Packs {
   }
 };
 
+__device__ inline float quotient(float a, float b) { return a * fast_reciprocal(b); }
+__device__ inline double quotient(double a, double b) { return a / b; }
+
 // Merges (mean, centred square sum) of `nb` values into (mean, m2) of `na`.
 template <class A>
 __device__ inline void merge_moments(A& na, A& mean, A& m2, A nb, A mean_b, A m2_b) {
   const A total = na + nb;
   if (total == A(0)) return;
-  const A delta = mean_b - mean, share = nb / total;
+  const A delta = mean_b - mean, share = quotient(nb, total);
   mean += delta * share;
   m2 += m2_b + delta * delta * na * share;
   na = total;
@@ -171,7 +171,8 @@ struct Sums {
         m2[s] += d * d;
       }
     }
-    const A each = A(1) / values, before = count, total = count + values, share = values / total;
+    const A each = quotient(A(1), values), before = count, total = count + values;
+    const A share = quotient(values, total);
 #pragma unroll
     for (int s = 0; s < kSeries; ++s) {
       const A d = mean[s] * each, apart = first[s] + d - sum[0][s];
