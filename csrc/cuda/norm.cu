@@ -1,5 +1,5 @@
 #include "cuda.h"
-#include "norm.cuh"
+#include "norm_launch.cuh"
 
 namespace ddgan {
 namespace cuda {

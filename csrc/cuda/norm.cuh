@@ -1,9 +1,10 @@
 // AdaGN in one kernel: sums over each channel, coefficients per channel, one elementwise sweep.
 //
 // A team of blocks owns a group (NCHW) or some groups of a sample (channels_last), as many as fill
-// the lines of a cache. Its threads keep their elements in registers between the sums and the sweep, so that memory is read once; what is beyond the
-// registers is read again. Teams of several blocks exchange their sums through scratch memory and
-// wait for each other there, which takes a cooperative launch.
+// the lines of a cache. Its threads keep their elements in registers between the sums and the
+// sweep, so that memory is read once; what is beyond the registers is read again. Teams of several
+// blocks exchange their sums through scratch memory and wait for each other there, which takes a
+// cooperative launch.
 #pragma once
 #include "norm_finish.cuh"
 
@@ -34,8 +35,8 @@ __device__ inline void meet(int64_t blocks, unsigned* arrived) {
 
 // The elementwise sweep over a thread's packs; k[j][s] is coefficient j of series s.
 template <class T, int V, int kPass, int N, int kSeries>
-__device__ inline void apply(const Packs<T, V, kPass, N>& packs, const Pointers<T>& io, const Run& run,
-                             const Acc<T> (&k)[kSeries][kCoefs<kPass>]) {
+__device__ inline void apply(const Packs<T, V, kPass, N>& packs, const Pointers<T>& io,
+                             const Run& run, const Acc<T> (&k)[kSeries][kCoefs<kPass>]) {
   using A = Acc<T>;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -212,7 +213,8 @@ __device__ inline void merge_rows(A* shared, int rows, int stride, int plane, in
   }
 }
 
-// NHWC. A block takes `columns` packs of channels of a range of pixels; a thread keeps its channels.
+// NHWC. A block takes `columns` packs of channels of a range of pixels, a thread always the same
+// pack of channels.
 template <class T, int V, int kPass>
 __global__ void __launch_bounds__(kThreads, 2)
 norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
@@ -280,7 +282,8 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     }
     kept.keep_packed();
     if (row < rows)
-      for (int k = 0; k < K; ++k) put<V>(shared + k * plane + row * stride + column * V, acc.sum[k]);
+      for (int k = 0; k < K; ++k)
+        put<V>(shared + k * plane + row * stride + column * V, acc.sum[k]);
     __syncthreads();
     for (int64_t i = threadIdx.x; i < c1 - c0; i += kThreads) {
       merge_rows<kPass>(shared + i, rows, stride, plane, int(end - begin));
@@ -325,104 +328,6 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
         finish_channel<kPass>(p, n, i, partials, shared + (i / width - g0) * kStats<kPass>);
     __syncthreads();
   }
-}
-
-// A group or sample up to this size is one block's: its second read hits the caches.
-constexpr int64_t kAloneBytes = 1 << 16;
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Bytes of neighbouring channels from which on memory delivers whole lines.
-constexpr int64_t kLineBytes = 128;
-
-// The launches of one kernel.
-template <class T, int V, int kPass>
-struct NormLaunch {
-  using A = Acc<T>;
-
-  // The team with which all is kept, if that has at most `most` blocks; else the rest is read twice.
-  static Team team(const AdaNorm& p, int64_t most) {
-    Team t{};
-    const int64_t width = p.c / p.groups, bytes = sizeof(T);
-    if (!p.channels_last) {
-      t.part = int64_t(kWarp) * V * kKept<kPass>;
-      t.parts = ceil_divide(p.s, t.part);
-      const bool alone = width * p.s * bytes <= kAloneBytes;
-      const int64_t wanted = alone ? 1 : ceil_divide(width * t.parts, kWarps);
-      t.size = wanted < most ? wanted : most;
-      return t;
-    }
-    t.groups = 1;  // the fewest that fill lines and packs, and divide the sample evenly
-    while (t.groups < p.groups && (p.groups % t.groups != 0 || t.groups * width % V != 0 ||
-                                   t.groups * width * bytes < kLineBytes))
-      ++t.groups;
-    const int64_t packs = t.groups * width / V;
-    t.columns = int(packs < kThreads ? packs : kThreads);
-    t.column_groups = int(ceil_divide(packs, t.columns));
-    const bool alone = t.column_groups == 1 && t.groups * width * p.s * bytes <= kAloneBytes;
-    const int64_t wanted = alone ? 1 : ceil_divide(p.s, kThreads / t.columns * kKept<kPass>);
-    const int64_t room = most / t.column_groups > 1 ? most / t.column_groups : 1;
-    t.part = ceil_divide(p.s, wanted < room ? wanted : room);
-    t.parts = ceil_divide(p.s, t.part);
-    t.size = t.parts * t.column_groups;
-    return t;
-  }
-
-  static int64_t teams(const AdaNorm& p, const Team& t) {
-    return p.channels_last ? p.n * (p.groups / t.groups) : p.n * p.groups;
-  }
-  static int resident(const AdaNorm& p) {
-    return p.channels_last ? resident_blocks<norm_pixels<T, V, kPass>>()
-                           : resident_blocks<norm_planes<T, V, kPass>>();
-  }
-  // Elements of the table and of the partial sums.
-  static int64_t table_size(const AdaNorm& p, const Team& t) {
-    return teams(p, t) * t.size * (p.channels_last ? t.groups : 1) * Terms<A, kPass>::kCount;
-  }
-  static int64_t partial_size(const AdaNorm& p, const Team& t) {
-    return kPass == kForward ? 0 : p.n * p.c * t.parts * kSums<kPass>;
-  }
-  static int64_t scratch(const AdaNorm& p) {
-    const int most = resident(p);
-    const Team t = team(p, most > 0 ? most : 1);
-    return table_size(p, t) + partial_size(p, t) + teams(p, t);
-  }
-
-  static const char* launch(const AdaNorm& p, void* memory, void* stream) {
-    const int most = resident(p);
-    if (most <= 0) return launch_error();
-    const Team t = team(p, most);
-    A* table = static_cast<A*>(memory);
-    A* partial = table + table_size(p, t);
-    unsigned* arrived = reinterpret_cast<unsigned*>(partial + partial_size(p, t));
-    const Scratch<A> scratch{table, partial, arrived};
-    const auto kernel = p.channels_last ? norm_pixels<T, V, kPass> : norm_planes<T, V, kPass>;
-    if (t.size == 1) {
-      DDGAN_LAUNCH(kernel, grid_for(teams(p, t) * kThreads), kThreads, stream, p, t, scratch);
-      return launch_error();
-    }
-    if (t.size > most) return "more channels in channels_last than this device can normalise";
-    cudaMemsetAsync(arrived, 0, teams(p, t) * sizeof(unsigned), static_cast<cudaStream_t>(stream));
-    const int64_t at_once = most / t.size, all = teams(p, t);
-    const unsigned grid = unsigned((all < at_once ? all : at_once) * t.size);
-    DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, p, t, scratch);
-    return launch_error();
-  }
-};
-
-// Calls f with the launches for this dtype, pass and alignment.
-template <class T, class F>
-void with_launch(const AdaNorm& p, int pass, const F& f) {
-  // Double precision and the second backward are for checking and for penalties, not for the
-  // inner loop of training: one element a thread keeps their share of the build time small.
-  constexpr int V = sizeof(T) == 8 ? 1 : kPack<T>;
-  const bool wide = aligned(p.x) && aligned(p.y) && aligned(p.grad) &&
-                    (p.channels_last ? p.c : p.s) % V == 0;
-  if (pass == kSecond) f(NormLaunch<T, 1, kSecond>());
-  else if (pass == kForward && wide) f(NormLaunch<T, V, kForward>());
-  else if (pass == kForward) f(NormLaunch<T, 1, kForward>());
-  else if (wide) f(NormLaunch<T, V, kBackward>());
-  else f(NormLaunch<T, 1, kBackward>());
 }
 
 }  // namespace cuda

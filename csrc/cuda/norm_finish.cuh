@@ -109,7 +109,9 @@ template <class A>
 struct Partials {
   A* data;
   int64_t parts, sums, channels;
-  __device__ A& at(int64_t i, int64_t c, int k) const { return data[(i * sums + k) * channels + c]; }
+  __device__ A& at(int64_t i, int64_t c, int k) const {
+    return data[(i * sums + k) * channels + c];
+  }
   __device__ A read(int64_t i, int64_t c, int k) const { return __ldcg(&at(i, c, k)); }
 };
 
@@ -152,8 +154,8 @@ __device__ inline void add_errors(const AdaNorm& p, int64_t n, int64_t g, const 
 // groups from `own` on also go to memory. `s` has the sums of the sample's channels.
 template <int kPass, class A>
 __device__ inline void finish_groups(const AdaNorm& p, int64_t n, int64_t g0, int64_t g1,
-                                     int64_t own, const Table<A, kPass>& table, const Partials<A>& s,
-                                     A* shared) {
+                                     int64_t own, const Table<A, kPass>& table,
+                                     const Partials<A>& s, A* shared) {
   const int64_t width = p.c / p.groups;
   int lanes = kWarp;  // of a warp, for one group
   while (lanes > 1 && (g1 - g0) * lanes > kThreads) lanes /= 2;

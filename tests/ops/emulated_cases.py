@@ -241,14 +241,13 @@ def norm(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -> No
 NORM_CASES = (
     ((2, 8, 4, 4), 4, True, 1e-6),
     ((1, 6, 5, 3), 1, False, 1e-6),
-    ((1, 4, 96, 96), 1, True, 1e-6),
+    ((2, 4, 96, 96), 1, True, 1e-6),
     ((2, 3, 1, 1), 3, True, 0.1),
-    # More than one block's registers, in one block; teams of blocks that come round again; channels
-    # of one group over several blocks; in NHWC two teams for a sample.
+    # More than one block's registers, in one block; channels of one group over several blocks; in
+    # NHWC two teams for a sample. Above, teams of blocks that come round again.
     ((1, 16, 32, 32), 1, True, 1e-6),
-    ((3, 4, 72, 64), 1, True, 1e-6),
     ((1, 301, 1, 2), 1, True, 1e-3),
-    ((1, 64, 24, 24), 2, True, 1e-6),
+    ((1, 64, 33, 32), 2, True, 1e-6),
 )
 
 
