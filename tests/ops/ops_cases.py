@@ -50,6 +50,11 @@ def _with_rows(x: tuple[int, ...], rows: int) -> tuple[tuple[int, ...], ...]:
     return x, (rows, x[1]), (rows, x[1])
 
 
+def norm_case(name: str, groups: int, *x: int) -> Case:
+    """Return AdaGN with SiLU of an ``x`` of this shape."""
+    return Case(name, partial(_norm, groups=groups, activation="silu"), _with_rows(x, x[0]))
+
+
 CASES = (
     Case("upsample", ops.upsample2d),
     Case("upsample_odd_kernel", partial(ops.upsample2d, kernel=(1, 2, 1), factor=3)),
@@ -68,10 +73,10 @@ CASES = (
         partial(ops.upfirdn2d, kernel=PLANE, up=(1, 2), down=(3, 1), padding=(2, 1), gain=0.5),
     ),
     Case("norm", partial(_norm, groups=2, activation=None), _with_rows((2, 4, 5, 3), 2)),
-    Case("norm_silu", partial(_norm, groups=2, activation="silu"), _with_rows((2, 4, 5, 3), 2)),
+    norm_case("norm_silu", 2, 2, 4, 5, 3),
     Case("norm_shared", partial(_norm, groups=1, activation="silu"), _with_rows((3, 2, 2, 2), 1)),
-    Case("norm_single", partial(_norm, groups=4, activation="silu"), _with_rows((2, 4, 3, 1), 2)),
-    Case("norm_rows", partial(_norm, groups=2, activation="silu"), _with_rows((3, 6), 3)),
+    norm_case("norm_single", 4, 2, 4, 3, 1),
+    norm_case("norm_rows", 2, 3, 6),
     Case("bias", _bias, ((2, 4, 3, 5), (4,))),
     Case("bias_none", _bias, ((2, 4, 3, 5),)),
     Case("bias_negative_slope", partial(_bias, slope=-0.3), ((2, 4, 3, 5), (4,))),

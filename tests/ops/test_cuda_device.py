@@ -6,7 +6,7 @@
 
 import pytest
 import torch
-from ops_cases import Case, with_dtypes
+from ops_cases import Case, norm_case, with_dtypes
 
 from ddgan import ops
 from ddgan.ops import library, native
@@ -50,35 +50,15 @@ def test_small_against_float64(case: Case, dtype: torch.dtype, last: bool) -> No
     _compare(case, dtype, last)
 
 
-def _rows(x: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    return x, (x[0], x[1]), (x[0], x[1])
-
-
 LARGER = [
     Case("large_up", ops.upsample2d, ((3, 32, 48, 40),)),
     Case("large_down", ops.downsample2d, ((3, 32, 48, 64),)),
     Case("large_down_odd", ops.downsample2d, ((2, 5, 47, 33),)),
     Case("large_bias", ops.fused_bias_leaky_relu, ((5, 48, 64, 40), (48,))),
-    Case(
-        "large_norm_in_one_block",
-        lambda x, a, b: ops.ada_group_norm(x, 8, a, b, activation="silu"),
-        _rows((4, 64, 32, 32)),
-    ),
-    Case(
-        "large_norm_in_a_team",
-        lambda x, a, b: ops.ada_group_norm(x, 4, a, b, activation="silu"),
-        _rows((2, 32, 128, 96)),
-    ),
-    Case(
-        "large_norm_beyond_the_registers",
-        lambda x, a, b: ops.ada_group_norm(x, 1, a, b, activation="silu"),
-        _rows((1, 24, 1024, 512)),
-    ),
-    Case(
-        "large_norm_of_many_channels",
-        lambda x, a, b: ops.ada_group_norm(x, 1, a, b, activation="silu"),
-        _rows((2, 2064, 3, 5)),
-    ),
+    norm_case("large_norm_in_one_block", 8, 4, 64, 32, 32),
+    norm_case("large_norm_in_a_team", 4, 2, 32, 128, 96),
+    norm_case("large_norm_beyond_the_registers", 1, 1, 24, 1024, 512),
+    norm_case("large_norm_of_many_channels", 1, 2, 2064, 3, 5),
 ]
 
 
@@ -101,10 +81,7 @@ def test_larger_against_float64(case: Case, dtype: torch.dtype, last: bool) -> N
 
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
 def test_second_derivatives_of_a_team(last: bool) -> None:
-    def norm(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return ops.ada_group_norm(x, 2, a, b, activation="silu")
-
-    _compare(Case("team", norm, _rows((1, 64, 48, 48))), torch.float32, last)
+    _compare(norm_case("team", 2, 1, 64, 48, 48), torch.float32, last)
 
 
 @pytest.mark.parametrize("case", LARGER, ids=str)
