@@ -69,12 +69,43 @@ __device__ inline void apply(const Packs<T, V, kPass, N>& packs, const Pointers<
   }
 }
 
+// Calls f(place among the V channels from c on, group of the channel).
+template <int V, class F>
+__device__ inline void each_channel(int64_t c, int64_t width, const F& f) {
+  int64_t g, in_group;
+  divide(c, width, g, in_group);
+#pragma unroll
+  for (int l = 0; l < V; ++l) {
+    f(l, g);
+    if (++in_group == width) {
+      in_group = 0;
+      ++g;
+    }
+  }
+}
+
 // Scratch memory: the table and the partial sums of all samples, and the counters of the teams.
 template <class A>
 struct Scratch {
   A *table, *partial;
   unsigned* arrived;
 };
+
+// Writes the terms of a block, of which each warp has a part.
+template <class A, int kPass>
+__device__ inline void merge_warps(const Terms<A, kPass>& terms, A* shared, A* out) {
+  constexpr int kCount = Terms<A, kPass>::kCount;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  if (lane == 0)
+    for (int k = 0; k < kCount; ++k) shared[warp * kCount + k] = terms.v[k];
+  __syncthreads();
+  if (warp > 0) return;
+  Terms<A, kPass> block;
+  if (lane < kWarps) block.merge(shared + lane * kCount);
+  block.reduce(kWarps);
+  if (lane == 0)
+    for (int k = 0; k < kCount; ++k) out[k] = block.v[k];
+}
 
 // NCHW. A warp takes parts of channels, one of kKept packs a lane at a time; it keeps the first.
 template <class T, int V, int kPass>
@@ -149,16 +180,7 @@ norm_planes(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
         });
       });
     kept.keep_packed();
-    if (lane == 0)
-      for (int k = 0; k < terms.kCount; ++k) warp_terms[warp * terms.kCount + k] = terms.v[k];
-    __syncthreads();
-    if (warp == 0) {
-      GroupTerms block;
-      if (lane < kWarps) block.merge(warp_terms + lane * block.kCount);
-      block.reduce(kWarps);
-      if (lane == 0)
-        for (int k = 0; k < block.kCount; ++k) table.at(member, 0, g)[k] = block.v[k];
-    }
+    merge_warps(terms, warp_terms, table.at(member, 0, g));
     meet(team.size, scratch.arrived + index);
     finish_groups<kPass>(p, n, g, g + 1, member == 0 ? g : g + 1, table, partials, stats);
     __syncthreads();
@@ -213,6 +235,25 @@ __device__ inline void merge_rows(A* shared, int rows, int stride, int plane, in
   }
 }
 
+// The terms of channels [from, to) of sample n, whose sums over `pixels` are in `shared`.
+template <int kPass, class A>
+__device__ inline Terms<A, kPass> channel_terms(const AdaNorm& p, int64_t n, int64_t from,
+                                                int64_t to, const A* shared, int plane, A pixels) {
+  Terms<A, kPass> terms;
+  if constexpr (kPass == kForward) {
+    pool_moments(to - from, terms.v, [&](int64_t i, int k) {
+      return k == 0 ? pixels : shared[(k == 2 ? plane : 0) + i];
+    });
+  } else {
+    for (int64_t c = from; c < to; ++c) {
+      A sums[kSums<kPass>];
+      for (int k = 0; k < kSums<kPass>; ++k) sums[k] = shared[k * plane + c - from];
+      terms.add(sums, load_param<A>(p.scale, n * p.scale.stride_n + c));
+    }
+  }
+  return terms;
+}
+
 // NHWC. A block takes `columns` packs of channels of a range of pixels, a thread always the same
 // pack of channels.
 template <class T, int V, int kPass>
@@ -250,19 +291,6 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     const auto run_of = [&](int64_t pixel) {
       return Run{(n * p.s + pixel + row) * p.c + c, rows * p.c, (n * p.s + end) * p.c};
     };
-    // Calls f(channel's place in the thread, its group) for the thread's channels.
-    const auto each_channel = [&](const auto& f) {
-      int64_t g, in_group;
-      divide(c, width, g, in_group);
-#pragma unroll
-      for (int l = 0; l < V; ++l) {
-        f(l, g);
-        if (++in_group == width) {
-          in_group = 0;
-          ++g;
-        }
-      }
-    };
     Packs<T, V, kPass, kKept<kPass>> kept;
     Packs<T, V, kPass, kStreamed> other;
     Sums<T, V, kPass, true> acc;
@@ -270,7 +298,7 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
       kept.read(io, run_of(begin));
       Point<A> at[V] = {};
       if constexpr (kPass != kForward)
-        each_channel([&](int l, int64_t g) {
+        each_channel<V>(c, width, [&](int l, int64_t g) {
           at[l] = point_of(p, n, c + l, static_cast<const A*>(p.mean)[n * p.groups + g],
                            static_cast<const A*>(p.rstd)[n * p.groups + g]);
         });
@@ -292,20 +320,10 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     }
     __syncthreads();
     for (int64_t g = g0 + threadIdx.x; g < g1; g += kThreads) {
-      const int64_t from = (g * width > c0 ? g * width : c0) - c0;
-      const int64_t to = ((g + 1) * width < c1 ? (g + 1) * width : c1) - c0;
-      GroupTerms terms;
-      if constexpr (kPass == kForward) {
-        pool_moments(to - from, terms.v, [&](int64_t i, int k) {
-          return k == 0 ? A(end - begin) : shared[(k == 2 ? plane : 0) + from + i];
-        });
-      } else {
-        for (int64_t i = from; i < to; ++i) {
-          A sums[K];
-          for (int k = 0; k < K; ++k) sums[k] = shared[k * plane + i];
-          terms.add(sums, load_param<A>(p.scale, n * p.scale.stride_n + c0 + i));
-        }
-      }
+      const int64_t from = g * width > c0 ? g * width : c0;
+      const int64_t to = (g + 1) * width < c1 ? (g + 1) * width : c1;
+      const auto terms =
+          channel_terms<kPass>(p, n, from, to, shared + (from - c0), plane, A(end - begin));
       for (int k = 0; k < terms.kCount; ++k) table.at(part, column_group, g)[k] = terms.v[k];
     }
     meet(team.size, scratch.arrived + index);
@@ -314,7 +332,7 @@ norm_pixels(const AdaNorm p, const Team team, const Scratch<Acc<T>> scratch) {
     __syncthreads();
     if (active) {
       A k[V][kCoefs<kPass>];
-      each_channel([&](int l, int64_t g) {
+      each_channel<V>(c, width, [&](int l, int64_t g) {
         channel_coefs<kPass>(p, n, c + l, shared + (g - g0) * kStats<kPass>, k[l]);
       });
       apply<T, V, kPass>(kept, io, run_of(begin), k);

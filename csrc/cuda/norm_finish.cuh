@@ -25,17 +25,19 @@ struct Channel {
 };
 
 // Pools the moments of n sets: value(i, k) is the number of values, the mean or the centred square
-// sum of set i for k of 0, 1, 2. In two sweeps, without a division for each.
+// sum of set i for k of 0, 1, 2. In two sweeps, without a division for each, and around the mean of
+// the first set, so that means far from zero lose nothing.
 template <class A, class F>
 __device__ inline void pool_moments(int64_t n, A* out, const F& value) {
+  const A first = value(0, 1);
   A count = 0, sum = 0, m2 = 0;
 #pragma unroll 4
   for (int64_t i = 0; i < n; ++i) {
     const A values = value(i, 0);
     count += values;
-    sum += values * value(i, 1);
+    sum += values * (value(i, 1) - first);
   }
-  const A mean = count > A(0) ? sum / count : A(0);
+  const A mean = first + (count > A(0) ? quotient(sum, count) : A(0));
 #pragma unroll 4
   for (int64_t i = 0; i < n; ++i) {
     const A apart = value(i, 1) - mean;

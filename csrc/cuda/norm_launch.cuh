@@ -14,7 +14,7 @@ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Bytes of neighbouring channels from which on memory delivers whole lines.
 constexpr int64_t kLineBytes = 128;
 
-// The launches of one kernel.
+// One pass for one dtype and width of packs.
 template <class T, int V, int kPass>
 struct NormLaunch {
   using A = Acc<T>;
@@ -71,18 +71,18 @@ struct NormLaunch {
     const int most = resident(p);
     if (most <= 0) return launch_error();
     const Team t = team(p, most);
+    const int64_t all = teams(p, t), at_once = most / t.size;
     A* table = static_cast<A*>(memory);
     A* partial = table + table_size(p, t);
     unsigned* arrived = reinterpret_cast<unsigned*>(partial + partial_size(p, t));
     const Scratch<A> scratch{table, partial, arrived};
     const auto kernel = p.channels_last ? norm_pixels<T, V, kPass> : norm_planes<T, V, kPass>;
     if (t.size == 1) {
-      DDGAN_LAUNCH(kernel, grid_for(teams(p, t) * kThreads), kThreads, stream, p, t, scratch);
+      DDGAN_LAUNCH(kernel, grid_for(all * kThreads), kThreads, stream, p, t, scratch);
       return launch_error();
     }
     if (t.size > most) return "more channels in channels_last than this device can normalise";
-    cudaMemsetAsync(arrived, 0, teams(p, t) * sizeof(unsigned), static_cast<cudaStream_t>(stream));
-    const int64_t at_once = most / t.size, all = teams(p, t);
+    cudaMemsetAsync(arrived, 0, all * sizeof(unsigned), static_cast<cudaStream_t>(stream));
     const unsigned grid = unsigned((all < at_once ? all : at_once) * t.size);
     DDGAN_LAUNCH_TOGETHER(kernel, grid, stream, p, t, scratch);
     return launch_error();

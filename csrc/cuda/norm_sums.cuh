@@ -99,7 +99,8 @@ template <class A>
 __device__ inline void merge_moments(A& na, A& mean, A& m2, A nb, A mean_b, A m2_b) {
   const A total = na + nb;
   if (total == A(0)) return;
-  const A delta = mean_b - mean, share = quotient(nb, total);
+  // Exactly 1 for the first values: a mean far from zero would show the rounding of a quotient.
+  const A delta = mean_b - mean, share = na == A(0) ? A(1) : quotient(nb, total);
   mean += delta * share;
   m2 += m2_b + delta * delta * na * share;
   na = total;
@@ -171,15 +172,14 @@ struct Sums {
         m2[s] += d * d;
       }
     }
-    const A each = quotient(A(1), values), before = count, total = count + values;
-    const A share = quotient(values, total);
+    const A each = quotient(A(1), values);
 #pragma unroll
     for (int s = 0; s < kSeries; ++s) {
-      const A d = mean[s] * each, apart = first[s] + d - sum[0][s];
-      sum[0][s] += apart * share;
-      sum[1][s] += m2[s] - mean[s] * d + apart * apart * before * share;
+      const A d = mean[s] * each;
+      A total = count;
+      merge_moments(total, sum[0][s], sum[1][s], values, first[s] + d, m2[s] - mean[s] * d);
     }
-    count = total;
+    count += values;
   }
 };
 

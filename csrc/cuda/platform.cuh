@@ -32,7 +32,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // In loops that wait for another block.
 __device__ inline void pause() { __nanosleep(32); }
 
-// Within about 2^-22 of the exact result, and 0 where that is subnormal.
+// Both within about 2^-22 of the exact result, and 0 where that is subnormal.
 __device__ inline float fast_exp2(float v) {
   float out;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));

@@ -51,8 +51,9 @@ namespace ddgan {
 namespace cuda {
 
 inline void pause() { emulation::leave(emulation::kSpinning); }
-inline float fast_exp2(float v) { return std::exp2(v); }
-inline float fast_reciprocal(float v) { return 1.f / v; }
+// As inexact as the device's may be.
+inline float fast_exp2(float v) { return std::exp2(v) * (1 - 0x1p-22f); }
+inline float fast_reciprocal(float v) { return 1.f / v * (1 - 0x1p-23f); }
 template <class Word>
 void opaque(Word&) {}
 template <auto kKernel>

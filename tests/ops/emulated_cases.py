@@ -195,9 +195,10 @@ BIAS_CASES = (
 
 
 def norm(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -> None:
-    (n, c, h, w), groups, silu, eps = case
+    (n, c, h, w), groups, silu, eps, *offset = case
     acc = accumulation(dtype)
     x, grad, u = (randn(n, c, h, w, dtype=dtype, last=last) for _ in range(3))
+    x += sum(offset)
     scale, shift = (torch.randn(n, 2 * c).chunk(2, 1)[i] for i in range(2))
     ins = [t.double().requires_grad_() for t in (x, scale, shift)]
     g64 = grad.double().requires_grad_()
@@ -248,6 +249,8 @@ NORM_CASES = (
     ((1, 16, 32, 32), 1, True, 1e-6),
     ((1, 301, 1, 2), 1, True, 1e-3),
     ((1, 64, 33, 32), 2, True, 1e-6),
+    # Moments far from zero, which naive sums of squares would lose.
+    ((1, 16, 8, 12), 4, True, 1e-3, 300.0),
 )
 
 

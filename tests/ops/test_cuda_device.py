@@ -80,6 +80,17 @@ def test_larger_against_float64(case: Case, dtype: torch.dtype, last: bool) -> N
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("size", [16, 96])
+def test_a_mean_far_from_zero_keeps_its_accuracy(size: int, last: bool) -> None:
+    case = norm_case("far", 2, 2, 16, size, size)
+    x, scale, shift = (t.detach() for t in case.tensors(torch.float32, "cuda", last))
+    x += 300
+    with ops.backend("torch"):
+        want = case.function(x.double(), scale.double(), shift.double())
+    assert (case.function(x, scale, shift) - want).abs().max().item() < 2e-4
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
 def test_second_derivatives_of_a_team(last: bool) -> None:
     _compare(norm_case("team", 2, 1, 64, 48, 48), torch.float32, last)
 
