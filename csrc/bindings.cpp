@@ -131,6 +131,10 @@ STABLE_TORCH_LIBRARY(ddgan, m) {
       "ada_group_norm_second(Tensor grad_grad, Tensor? cot_scale, Tensor? cot_shift, Tensor grad, "
       "Tensor x, Tensor scale, Tensor shift, Tensor mean, Tensor rstd, int groups, bool silu) -> "
       "(Tensor, Tensor, Tensor, Tensor)");
+  m.def("conv3x3(Tensor x, Tensor weight, Tensor? bias, bool transposed) -> Tensor");
+  m.def(
+      "conv3x3_weight(Tensor x, Tensor grad, bool bias_grad, bool weight_channels_last) -> "
+      "(Tensor, Tensor)");
 }
 
 #define DDGAN_IMPLEMENT(m)                                              \
@@ -141,7 +145,11 @@ STABLE_TORCH_LIBRARY(ddgan, m) {
   m.impl("ada_group_norm_backward", TORCH_BOX(&ada_group_norm_grad));   \
   m.impl("ada_group_norm_second", TORCH_BOX(&ada_group_norm_second));
 
-STABLE_TORCH_LIBRARY_IMPL(ddgan, CPU, m) { DDGAN_IMPLEMENT(m) }
+STABLE_TORCH_LIBRARY_IMPL(ddgan, CPU, m) {
+  DDGAN_IMPLEMENT(m)
+  m.impl("conv3x3", TORCH_BOX(&conv3x3));  // a GPU has cuDNN
+  m.impl("conv3x3_weight", TORCH_BOX(&conv3x3_weight));
+}
 #if defined(DDGAN_WITH_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(ddgan, CUDA, m) { DDGAN_IMPLEMENT(m) }
 #endif

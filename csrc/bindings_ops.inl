@@ -282,3 +282,74 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ada_group_norm_second(
   run_norm(p, 2, x);
   return {dgrad, dx, dscale, dshift};
 }
+
+// Runs all items of a pass; each range of them has its own scratch memory.
+void run_conv(const ddgan::Conv& p, ddgan::ConvPass pass, const Tensor& x, int64_t elements) {
+  const ddgan::CpuKernels& kernels = ddgan::cpu_kernels();
+  parallel(kernels.conv_items(p, pass), elements, [&](int64_t begin, int64_t end) {
+    const Tensor scratch =
+        empty(x, {kernels.conv_scratch(p, pass)}, ScalarType::Float, false);
+    kernels.conv(p, pass, static_cast<float*>(scratch.data_ptr()), begin, end);
+  });
+}
+
+Tensor conv3x3(const Tensor& x_, const Tensor& weight_, std::optional<Tensor> bias,
+               bool transposed) {
+  STD_TORCH_CHECK(x_.dim() == 4 && x_.scalar_type() == ScalarType::Float &&
+                      weight_.scalar_type() == ScalarType::Float,
+                  "x and weight must be float32, x (N, C, H, W)");
+  const int to = transposed ? 1 : 0, from = 1 - to;
+  STD_TORCH_CHECK(weight_.dim() == 4 && weight_.size(2) == 3 && weight_.size(3) == 3 &&
+                      weight_.size(from) == x_.size(1),
+                  "weight must be (K, C, 3, 3), its channels those of x");
+  const Tensor weight = dense(weight_, channels_last(weight_));
+  ddgan::Conv p{};
+  p.channels_last = channels_last(x_);
+  const Tensor x = dense(x_, p.channels_last);
+  p.n = x.size(0), p.c = x.size(1), p.h = x.size(2), p.w = x.size(3), p.k = weight.size(to);
+  Tensor y = empty(x, {p.n, p.k, p.h, p.w}, ScalarType::Float, p.channels_last);
+  if (y.numel() == 0) return y;
+  Tensor shift;
+  if (bias) {
+    STD_TORCH_CHECK(bias->scalar_type() == ScalarType::Float && bias->dim() == 1 &&
+                        bias->size(0) == p.k,
+                    "bias must be float32 (K,)");
+    shift = torch::stable::contiguous(*bias);
+    p.bias = static_cast<const float*>(shift.data_ptr());
+  }
+  p.x = static_cast<const float*>(x.data_ptr());
+  p.y = static_cast<float*>(y.data_ptr());
+  p.weight = static_cast<const float*>(weight.data_ptr());
+  p.stride_k = weight.stride(to), p.stride_c = weight.stride(from), p.stride_tap = weight.stride(3);
+  p.flipped = transposed;
+  Tensor packed = empty(x, {ddgan::cpu_kernels().conv_packed(p)}, ScalarType::Float, false);
+  p.packed = static_cast<float*>(packed.data_ptr());
+  run_conv(p, ddgan::ConvPass::pack, x, packed.numel());
+  run_conv(p, ddgan::ConvPass::forward, x, x.numel() + y.numel());
+  return y;
+}
+
+std::tuple<Tensor, Tensor> conv3x3_weight(const Tensor& x_, const Tensor& grad_, bool bias_grad,
+                                          bool weight_channels_last) {
+  STD_TORCH_CHECK(x_.dim() == 4 && x_.scalar_type() == ScalarType::Float && grad_.dim() == 4 &&
+                      grad_.scalar_type() == ScalarType::Float,
+                  "x and grad must be float32 (N, C, H, W)");
+  STD_TORCH_CHECK(grad_.size(0) == x_.size(0) && grad_.size(2) == x_.size(2) &&
+                      grad_.size(3) == x_.size(3),
+                  "grad must have the batch and the size of x");
+  ddgan::Conv p{};
+  p.channels_last = channels_last(x_);
+  const Tensor x = dense(x_, p.channels_last), grad = dense(grad_, p.channels_last);
+  p.n = x.size(0), p.c = x.size(1), p.h = x.size(2), p.w = x.size(3), p.k = grad.size(1);
+  Tensor dweight = empty(x, {p.k, p.c, 3, 3}, ScalarType::Float, weight_channels_last);
+  Tensor dbias = empty(x, {bias_grad ? p.k : 0}, ScalarType::Float, false);
+  if (x.numel() == 0 || grad.numel() == 0)
+    return {torch::stable::zero_(dweight), torch::stable::zero_(dbias)};
+  p.x = static_cast<const float*>(x.data_ptr());
+  p.grad = static_cast<const float*>(grad.data_ptr());
+  p.dweight = static_cast<float*>(dweight.data_ptr());
+  p.stride_k = dweight.stride(0), p.stride_c = dweight.stride(1), p.stride_tap = dweight.stride(3);
+  p.dbias = bias_grad ? static_cast<float*>(dbias.data_ptr()) : nullptr;
+  run_conv(p, ddgan::ConvPass::gradient, x, x.numel() + grad.numel());
+  return {dweight, dbias};
+}

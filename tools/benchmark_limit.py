@@ -32,6 +32,23 @@ PRODUCTS = {
 }
 
 
+def _as_pytorch(func: torch._ops.OpOverload, args: tuple) -> tuple | None:
+    """Return PyTorch's product and its arguments for the call of one, else None."""
+    name = func.overloadpacket
+    if name in PRODUCTS:
+        return func, *args
+    ours = torch.ops.ddgan
+    if name == ours.conv3x3:
+        *tensors, transposed = args
+        return _aten.convolution, *tensors, [1, 1], [1, 1], [1, 1], transposed, [0, 0], 1
+    if name == ours.conv3x3_weight:
+        x, grad, bias, _ = args
+        weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+        shape = ([grad.shape[1]], [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+        return _aten.convolution_backward, grad, x, weight, *shape, [False, True, bias]
+    return None
+
+
 class _Recorder(TorchDispatchMode):
     """Notes each call of a product with stand-ins of its tensors, one per shape and layout."""
 
@@ -42,10 +59,12 @@ class _Recorder(TorchDispatchMode):
         self._stand_ins: dict[tuple, Tensor] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in PRODUCTS:
+        call = _as_pytorch(func, args)
+        if call is not None:
             keep = (lambda x: x) if "attention" in func.__name__ else self._stand_in
-            arguments = tree_map(keep, (args, kwargs or {}))
-            self.calls.append(partial(func, *arguments[0], **arguments[1]))
+            product, *arguments = call
+            arguments, options = tree_map(keep, (arguments, kwargs or {}))
+            self.calls.append(partial(product, *arguments, **options))
         return func(*args, **(kwargs or {}))
 
     def _stand_in(self, x: object) -> object:

@@ -81,4 +81,22 @@ struct AdaNorm {
   void* dshift;
 };
 
+// 3 x 3 convolution, stride 1, zero padding 1, of (N, C, H, W) to (N, K, H, W), or the gradient of
+// its weights; float32, on the CPU.
+struct Conv {
+  int64_t n, c, k, h, w;
+  bool channels_last;
+  const float* x;
+  const float* weight;  // of output channel, input channel and tap, in these strides, one being 1
+  int64_t stride_k, stride_c, stride_tap;
+  bool flipped;         // read the taps backwards
+  float* packed;        // the transformed weights
+  const float* bias;    // (K,) or null
+  float* y;
+  const float* grad;    // gradient of y
+  float* dweight;       // in the weight's strides
+  float* dbias;         // (K,); null when not wanted
+};
+enum class ConvPass : int32_t { pack, forward, gradient };
+
 }  // namespace ddgan

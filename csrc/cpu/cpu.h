@@ -10,6 +10,10 @@ struct CpuKernels {
   void (*bias_act)(const BiasAct&, int64_t begin, int64_t end);           // spans
   void (*bias_act_grad)(const BiasAct&, int64_t slices, int64_t begin, int64_t end);  // slices
   void (*norm)(const AdaNorm&, int pass, int64_t begin, int64_t end);     // (sample, group) tiles
+  int64_t (*conv_packed)(const Conv&);                // floats of the transformed weights
+  int64_t (*conv_scratch)(const Conv&, ConvPass);     // floats that a thread needs
+  int64_t (*conv_items)(const Conv&, ConvPass);
+  void (*conv)(const Conv&, ConvPass, float* scratch, int64_t begin, int64_t end);
 };
 
 namespace baseline { extern const CpuKernels kernels; }

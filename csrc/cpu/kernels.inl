@@ -8,6 +8,8 @@ namespace DDGAN_ISA {
 #include "bias_act.inl"
 #include "norm_tile.inl"
 #include "norm.inl"
+#include "winograd.inl"
+#include "conv.inl"
 
 #define DDGAN_BY_DTYPE(dtype, call)      \
   switch (dtype) {                       \
@@ -30,8 +32,17 @@ static void norm(const AdaNorm& p, int pass, int64_t begin, int64_t end) {
   DDGAN_BY_DTYPE(p.dtype, norm_tiles<T>(p, pass, begin, end))
 }
 
+static void conv(const Conv& p, ConvPass pass, float* scratch, int64_t begin, int64_t end) {
+  switch (conv_columns(p.k)) {
+    case 1: return conv_pass<1>(p, pass, scratch, begin, end);
+    case 2: return conv_pass<2>(p, pass, scratch, begin, end);
+    default: return conv_pass<3>(p, pass, scratch, begin, end);
+  }
+}
+
 extern const CpuKernels kernels;
-const CpuKernels kernels = {fir, bias_act, bias_act_grad, norm};
+const CpuKernels kernels = {fir,         bias_act,     bias_act_grad, norm,
+                            conv_packed, conv_scratch, conv_items,    conv};
 
 }  // namespace DDGAN_ISA
 }  // namespace ddgan

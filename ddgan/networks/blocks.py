@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddgan.networks.layers import Checkpointed, GroupNorm, conv2d, scaled_sum
-from ddgan.ops import conv_downsample2d, downsample2d, upsample2d
+from ddgan.ops import conv_downsample2d, downsample2d, same_conv2d, upsample2d
 
 FirKernel = tuple[float, ...] | None
 
@@ -104,7 +104,7 @@ class ResBlock(Checkpointed):
             h, x = self.resample(h), self.resample(x)
         if len(time) == 1:  # then it is a part of the convolution's bias
             bias = self.conv1.bias + time[0]
-            h = F.conv2d(h, self.conv1.weight, bias, padding=self.conv1.padding)
+            h = same_conv2d(h, self.conv1.weight, bias)
         else:
             h = self.conv1(h).add_(time[:, :, None, None])
         h = F.dropout(self.norm2(h, style2), self.dropout, self.training)

@@ -16,7 +16,7 @@ from ddgan.networks.layers import (
     scaled_sum,
     set_options,
 )
-from ddgan.ops import downsample2d, fused_bias_leaky_relu
+from ddgan.ops import downsample2d, fused_bias_leaky_relu, same_conv2d
 from ddgan.registry import MODELS
 
 SLOPE = 0.2
@@ -156,7 +156,7 @@ class TimeDependentDiscriminator(nn.Module):
         if self.head_conv is None:
             h = F.leaky_relu(h, SLOPE)
         else:
-            h = F.conv2d(h, self.head_conv.weight, padding=self.head_conv.padding)
+            h = same_conv2d(h, self.head_conv.weight)
             h = fused_bias_leaky_relu(h, self.head_conv.bias, SLOPE, gain=1)
         return self.head(h.sum(dim=(2, 3))).to(x_prev.dtype)
 

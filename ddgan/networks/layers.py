@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddgan.ops import ada_group_norm
+from ddgan.ops import ada_group_norm, same_conv2d
 
 Fan = Literal["avg", "out"]
 
@@ -28,6 +28,14 @@ def scaled_uniform_(weight: Tensor, fan: Fan, scale: float = 1.0) -> Tensor:
     return weight.uniform_(-limit, limit)
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution of stride 1 that keeps the size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H, W)."""
+        return same_conv2d(x, self.weight, self.bias)
+
+
 def conv2d(
     in_channels: int,
     out_channels: int,
@@ -42,7 +50,9 @@ def conv2d(
     """Return a convolution with ``scaled_uniform_`` weights and zero bias, by default same-size."""
     if padding is None:
         padding = kernel_size // 2
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+    same = stride == 1 and kernel_size % 2 == 1 and padding == kernel_size // 2
+    kind = SameConv2d if same else nn.Conv2d
+    layer = kind(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
     scaled_uniform_(layer.weight, fan, scale)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddgan.ops import conv_downsample2d, fused_bias_leaky_relu, upfirdn2d
+from ddgan.ops import conv_downsample2d, fused_bias_leaky_relu, same_conv2d, upfirdn2d
 
 Architecture = Literal["orig", "skip", "residual"]
 ARCHITECTURES = ("orig", "skip", "residual")
@@ -113,7 +113,7 @@ class EqualizedConv2d(nn.Module):
         if self.down:
             x = conv_downsample2d(x, weight, bias, FILTER)
         else:
-            x = F.conv2d(x, weight, bias, padding=self.weight.shape[-1] // 2)
+            x = same_conv2d(x, weight, bias)
         return fused_bias_leaky_relu(x, self.bias, clamp=self.clamp) if self.act else x
 
 
@@ -135,7 +135,7 @@ def modulated_conv2d(
         pad = 2 - weight.shape[-1] // 2
         x = upfirdn2d(x, _NORMALIZED_FILTER, padding=pad, gain=4)
     else:
-        x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        x = same_conv2d(x, weight)
     if demodulate:
         x = x * _demodulation(weight, style).to(x.dtype)[:, :, None, None]
     return x

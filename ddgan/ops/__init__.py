@@ -1,7 +1,8 @@
-"""The memory-bound operations of the networks, compiled where built, in plain PyTorch elsewhere."""
+"""The networks' operations, compiled where that is faster and built, else in plain PyTorch."""
 
 from ddgan.ops.ada_group_norm import ada_group_norm
 from ddgan.ops.bias_leaky_relu import fused_bias_leaky_relu
+from ddgan.ops.conv import same_conv2d
 from ddgan.ops.fir import conv_downsample2d, downsample2d, upfirdn2d, upsample2d
 from ddgan.ops.selection import backend, current_backend
 
@@ -12,6 +13,7 @@ __all__ = [
     "current_backend",
     "downsample2d",
     "fused_bias_leaky_relu",
+    "same_conv2d",
     "upfirdn2d",
     "upsample2d",
 ]

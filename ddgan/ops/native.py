@@ -1,8 +1,9 @@
 """Shape inference and derivatives of the compiled operators, registered with PyTorch.
 
 Every derivative is itself an operator: the adjoint of a resampling is a resampling, the backward
-of bias + leaky ReLU is linear in the gradient and its own adjoint, and AdaGN has a first and a
-second backward. Imported only where the library loads.
+of bias + leaky ReLU is linear in the gradient and its own adjoint, AdaGN has a first and a second
+backward, and those of a convolution are convolutions and gradients of weights. Imported only where
+the library loads.
 """
 
 import math
@@ -191,6 +192,61 @@ def _norm_second_fake(
     return _like(x), _like(x), _statistics(x, n, c), _statistics(x, n, c)
 
 
+def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:
+    last = channels_last(like)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _conv_fake(x, weight, bias, transposed):
+    return _like(x, (x.shape[0], weight.shape[1 if transposed else 0], *x.shape[2:]))
+
+
+def _conv_setup(ctx, inputs, output) -> None:
+    x, weight, _, ctx.transposed = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _conv_backward(ctx, grad):
+    x, weight = ctx.saved_tensors
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    grad = _laid_out_as(grad, x)
+    dx = dweight = dbias = None
+    if wants_x:
+        dx = ops.conv3x3(grad, weight, None, not ctx.transposed)
+    if wants_weight or wants_bias:
+        pair = (grad, x) if ctx.transposed else (x, grad)
+        fused = wants_bias and not ctx.transposed
+        dweight, dbias = ops.conv3x3_weight(*pair, fused, channels_last(weight))
+        dbias = dbias if fused else grad.sum((0, 2, 3)) if wants_bias else None
+    return dx, dweight if wants_weight else None, dbias, None
+
+
+def _conv_weight_fake(x, grad, bias_grad, weight_channels_last):
+    c, k = x.shape[1], grad.shape[1]
+    layout = torch.channels_last if weight_channels_last else torch.contiguous_format
+    dweight = torch.empty((k, c, 3, 3), dtype=x.dtype, device=x.device, memory_format=layout)
+    return dweight, x.new_empty(k if bias_grad else 0)
+
+
+def _conv_weight_setup(ctx, inputs, output) -> None:
+    x, grad, ctx.bias_grad, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, grad)
+
+
+def _conv_weight_backward(ctx, cot_weight, cot_bias):
+    x, grad = ctx.saved_tensors
+    if not ctx.bias_grad:
+        cot_bias = None
+    if cot_weight is None:
+        cotangent = None if cot_bias is None else cot_bias[None, :, None, None].expand_as(grad)
+        return None, cotangent, None, None
+    wants_x, wants_grad = ctx.needs_input_grad[:2]
+    dx = ops.conv3x3(grad, cot_weight, None, True) if wants_x else None
+    dgrad = ops.conv3x3(x, cot_weight, cot_bias, False) if wants_grad else None
+    return dx, dgrad, None, None
+
+
 def _register_autograd(name: str, backward: Callable, setup: Callable) -> None:
     """Do what ``torch.library.register_autograd`` does in half its time.
 
@@ -231,6 +287,8 @@ def register() -> None:
         "ada_group_norm": _norm_fake,
         "ada_group_norm_backward": _norm_backward_fake,
         "ada_group_norm_second": _norm_second_fake,
+        "conv3x3": _conv_fake,
+        "conv3x3_weight": _conv_weight_fake,
     }
     derivatives = {
         "upfirdn2d": (_upfirdn2d_backward, _upfirdn2d_setup),
@@ -239,6 +297,8 @@ def register() -> None:
         "ada_group_norm": (_norm_backward, _norm_setup),
         "ada_group_norm_backward": (_norm_second, _norm_backward_setup),
         "ada_group_norm_second": (_third_refused, _third_setup),
+        "conv3x3": (_conv_backward, _conv_setup),
+        "conv3x3_weight": (_conv_weight_backward, _conv_weight_setup),
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"ddgan::{name}", fake)

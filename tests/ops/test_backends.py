@@ -109,6 +109,12 @@ def test_every_instruction_set_gives_the_same(kernels: str, tmp_path: Path) -> N
         "(torch.Tensor.bfloat16, 2e-1)):\n"
         "    for g, w in zip(run(cast), want):\n"
         "        assert (g - w).abs().max() <= limit * w.abs().max(), (cast, g - w)\n"
+        "w, v = torch.randn(50, 6, 3, 3), torch.randn(2, 50, 9, 37)\n"
+        "conv, grad = torch.ops.ddgan.conv3x3, torch.ops.ddgan.conv3x3_weight\n"
+        "pair = torch.nn.functional.conv2d(x.double(), w.double(), padding=1), \\\n"
+        "    torch.nn.grad.conv2d_weight(x.double(), w.shape, v.double(), padding=1)\n"
+        "for g, w in zip((conv(x, w, None, False), grad(x, v, False, False)[0]), pair):\n"
+        "    assert (g - w).norm() <= 2e-6 * w.norm(), g - w\n"
         "print(library.cpu_capability())\n"
     )
     result = _python(str(script), DDGAN_CPU=kernels)
@@ -136,6 +142,7 @@ def test_shapes_on_the_meta_device() -> None:
         row = torch.empty(2, 3, device="meta")
         assert ops.ada_group_norm(x, 3, row, row).shape == x.shape
         assert ops.fused_bias_leaky_relu(x).shape == x.shape
+        assert ops.same_conv2d(x, torch.empty(7, 3, 3, 3, device="meta")).shape == (2, 7, 5, 4)
 
 
 def test_conv_downsample_is_filter_then_stride(any_backend) -> None:

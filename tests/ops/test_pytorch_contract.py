@@ -39,9 +39,17 @@ def test_opcheck(compiled_cpu, last: bool) -> None:
         (randn(*x), randn(*rows), None, *tensors, 2, True),
         test_utils=("test_schema", "test_faketensor"),
     )
+    weight = randn(5, 4, 3, 3)
+    opcheck(library.conv3x3, (randn(*x), weight, randn(5), False))
+    opcheck(library.conv3x3, (randn(2, 5, 6, 3), weight, None, True))
+    opcheck(library.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), True, False))
+    opcheck(library.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), False, True))
 
 
-@pytest.mark.parametrize("case", SOME, ids=str)
+CONV = Case("conv", ops.same_conv2d, ((2, 16, 16, 16), (16, 16, 3, 3), (16,)))
+
+
+@pytest.mark.parametrize("case", [*SOME, CONV], ids=str)
 def test_compiles_without_a_graph_break(compiled_cpu, case: Case) -> None:
     tensors = case.tensors(torch.float32)
     want = case.function(*tensors)
