@@ -54,11 +54,12 @@ class Subject:
     function: Callable[..., Tensor]
     single: Callable[[Tensor], Tensor] | None  # the best single PyTorch op for the same result
     parameters: tuple[Tensor, ...]
-    moved: tuple[float, float]  # inputs' worth of bytes that forward, and backward, must move
+    # Inputs' worth of bytes that forward, and backward, must move; None where products take longer.
+    moved: tuple[float, float] | None
 
 
 def subjects(x: Tensor) -> list[Subject]:
-    """Return the four operations on ``x``, as the networks use them."""
+    """Return the operations on ``x``, as the networks use them."""
     n, c = x.shape[:2]
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     weight = torch.outer(taps, taps).to(x).expand(c, 1, 4, 4).contiguous()
@@ -75,12 +76,16 @@ def subjects(x: Tensor) -> list[Subject]:
     def down(x: Tensor) -> Tensor:
         return F.conv2d(x, weight, stride=2, padding=1, groups=c)
 
-    return [
+    found = [
         Subject("upsample2d", ops.upsample2d, up, (), (5, 5)),
         Subject("downsample2d", ops.downsample2d, down, (), (1.25, 1.25)),
         Subject("ada_group_norm+silu", norm, None, tuple(rows), (2, 3)),
         Subject("fused_bias_leaky_relu", ops.fused_bias_leaky_relu, None, (bias,), (2, 2 + mask)),
     ]
+    if x.dtype == torch.float32 and not x.is_cuda:  # elsewhere PyTorch convolves
+        taps = torch.randn(c, c, 3, 3) / (3 * c**0.5)
+        found.append(Subject("same_conv2d", ops.same_conv2d, None, (taps, bias), None))
+    return found
 
 
 class Clock:
@@ -162,7 +167,9 @@ def row_of(
         variants["single op"] = work_of(subject.single, work, inputs[:1])
     target = torch.empty_like(x)
     copy = measure({"copy": lambda: target.copy_(x)}, clock, rounds)["copy"]
-    moved = {"forward": subject.moved[0], "forward+backward": sum(subject.moved)}.get(work)
+    moved = None
+    if subject.moved is not None:
+        moved = {"forward": subject.moved[0], "forward+backward": sum(subject.moved)}.get(work)
     return Row(
         op=subject.name,
         size=tuple(x.shape),

@@ -9,7 +9,9 @@ namespace DDGAN_ISA {
 #include "norm_tile.inl"
 #include "norm.inl"
 #include "winograd.inl"
+#include "conv_tiles.inl"
 #include "conv.inl"
+#include "conv_gradient.inl"
 
 #define DDGAN_BY_DTYPE(dtype, call)      \
   switch (dtype) {                       \
