@@ -25,7 +25,7 @@ from ddgan.errors import UserError
 NETWORKS = ("generator", "discriminator")
 QUARTERS = 4
 WITHOUT = {
-    "without compiled operators": "plain PyTorch for resampling, norms and activations",
+    "without compiled operators": "plain PyTorch for all operators of ddgan.ops",
     "without fused Adam": "optimizer.fused=False",
     "without a multi-tensor average": "one update of each of its tensors",
     "without freezing D": "gradients of D's parameters in G's step as well",

@@ -201,6 +201,22 @@ def _conv_fake(x, weight, bias, transposed):
     return _like(x, (x.shape[0], weight.shape[1 if transposed else 0], *x.shape[2:]))
 
 
+def _wanted(ctx) -> list[bool]:
+    """Whether the running backward uses the gradient of each input that is a tensor.
+
+    ``needs_input_grad`` says which ones require a gradient, among them weights while
+    ``autograd.grad`` asks for that of the pictures alone, as R1 does.
+    """
+
+    def runs(node: Any) -> bool:
+        try:
+            return node is not None and torch._C._will_engine_execute_node(node)
+        except RuntimeError:  # a leaf whose gradient autograd.grad returns
+            return True
+
+    return [runs(node) for node, _ in ctx.next_functions]
+
+
 def _conv_setup(ctx, inputs, output) -> None:
     x, weight, _, ctx.transposed = inputs
     ctx.save_for_backward(x, weight)
@@ -208,7 +224,7 @@ def _conv_setup(ctx, inputs, output) -> None:
 
 def _conv_backward(ctx, grad):
     x, weight = ctx.saved_tensors
-    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    wants_x, wants_weight, wants_bias, *_ = [*_wanted(ctx), False]
     grad = _laid_out_as(grad, x)
     dx = dweight = dbias = None
     if wants_x:
@@ -241,7 +257,7 @@ def _conv_weight_backward(ctx, cot_weight, cot_bias):
     if cot_weight is None:
         cotangent = None if cot_bias is None else cot_bias[None, :, None, None].expand_as(grad)
         return None, cotangent, None, None
-    wants_x, wants_grad = ctx.needs_input_grad[:2]
+    wants_x, wants_grad = _wanted(ctx)
     dx = ops.conv3x3(grad, cot_weight, None, True) if wants_x else None
     dgrad = ops.conv3x3(x, cot_weight, cot_bias, False) if wants_grad else None
     return dx, dgrad, None, None

@@ -132,6 +132,16 @@ def test_only_the_gradients_asked_for(monkeypatch) -> None:
     called.clear()
     ops.same_conv2d(x.detach(), weight, None).sum().backward()
     assert called == ["conv3x3", "conv3x3_weight"]
+    called.clear()
+    torch.autograd.grad(ops.same_conv2d(x, weight, bias).sum(), x)  # as R1 does
+    assert called == ["conv3x3", "conv3x3"]
+    called.clear()
+    torch.autograd.grad(ops.same_conv2d(x, weight, bias).sum(), bias)
+    assert called == ["conv3x3", "conv3x3_weight"]
+    called.clear()
+    gradients = torch.autograd.grad(ops.same_conv2d(2 * x, weight, bias).sum(), (x, weight))
+    assert called == ["conv3x3", "conv3x3", "conv3x3_weight"]
+    assert gradients[0].shape == x.shape
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import nn
 
 from ddgan.engine import load_config
 from ddgan.errors import UserError
+from ddgan.ops import same_conv2d
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "16", "--batch-size", "2", "--rounds", "1", "--cfg-options"]
@@ -45,6 +46,26 @@ def test_limit_has_the_products_that_are_computed_and_no_others(limit):
     names = {event.key for event in profile.key_averages()}
     assert "aten::convolution_backward" in names
     assert not names & {"aten::relu", "aten::mean", "aten::pow"}
+
+
+def test_limit_has_our_convolutions_as_pytorchs(limit):
+    x = torch.randn(2, 16, 16, 16, requires_grad=True)
+    weight = torch.randn(24, 16, 3, 3, requires_grad=True)
+
+    def work():
+        y = same_conv2d(x, weight)
+        (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        g.square().sum().backward()
+
+    run = limit.products_of(work)
+    # y, g, and the gradients of both for all that each was made of.
+    expected = 2 + 2 + 2
+    assert run.count == expected
+    with torch.profiler.profile() as profile:
+        run()
+    names = {event.key for event in profile.key_averages()}
+    assert {"aten::convolution", "aten::convolution_backward"} <= names
+    assert not {name for name in names if name.startswith("ddgan::")}
 
 
 def test_limit_repeats_layouts_or_changes_them(limit):
