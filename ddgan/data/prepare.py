@@ -23,6 +23,7 @@ from ddgan.data.in_memory import sha256_of
 from ddgan.data.pictures import PictureDataset
 from ddgan.data.prepare_formats import FORMATS, Entries, Format
 from ddgan.data.prepare_stage import RECIPE, begin, is_whole, locked, remove, sync, write, written
+from ddgan.data.readers import reader_context
 from ddgan.errors import UserError
 
 SHARD = 128
@@ -212,7 +213,14 @@ class _Verifier(_Step):
 
 
 def _run(step: _Step, numbers: list[int] | range, workers: int, advance: Callable) -> None:
-    loader = DataLoader(step, None, sampler=numbers, num_workers=min(workers, len(numbers)))
+    workers = min(workers, len(numbers))
+    loader = DataLoader(
+        step,
+        None,
+        sampler=numbers,
+        num_workers=workers,
+        multiprocessing_context=reader_context(workers),
+    )
     try:
         for count, error in loader:
             if error is not None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ddgan.data import check_batch_size, collate
+from ddgan.data.readers import reader_context
 from ddgan.engine.distributed import DEFAULT_TIMEOUT
 from ddgan.engine.preemption import StopRequest
 from ddgan.errors import ConfigError, TrainingError
@@ -38,6 +39,9 @@ class TrainLoop(BaseLoop):
             if runner.device.type != "cuda":
                 # Without a GPU, torch warns that memory cannot be pinned.
                 dataloader["pin_memory"] = False
+            dataloader["multiprocessing_context"] = reader_context(
+                dataloader.get("num_workers", 0), dataloader.get("multiprocessing_context")
+            )
         super().__init__(runner, dataloader)
         if max_iters < 1:
             raise ValueError(f"train_cfg.max_iters is {max_iters}; expected at least 1")

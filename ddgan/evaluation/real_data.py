@@ -11,6 +11,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ddgan.data.readers import reader_context
 from ddgan.evaluation.frechet import FeatureStatistics, StatisticsAccumulator
 from ddgan.evaluation.sampled_features import EXTRACTOR_BATCH, extract
 from ddgan.evaluation.shards import (
@@ -126,7 +127,13 @@ def real_features(
     # Where all of them are known, there is nothing for workers to do.
     workers = num_workers if batches else 0
     pictures = iter(
-        DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_stack)
+        DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_stack,
+            multiprocessing_context=reader_context(workers),
+        )
     )
     device = next((p.device for p in extractor.parameters()), torch.device("cpu"))
 

@@ -1,0 +1,54 @@
+"""Processes that read data may be killed at any moment."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from ddgan.data.readers import Flag, reader_context
+
+
+def _watch(flag, started) -> None:
+    started.send(None)
+    while not flag.is_set():
+        pass
+
+
+def test_a_process_killed_while_it_looks_leaves_the_flag_usable() -> None:
+    context = multiprocessing.get_context("fork")
+    flag = Flag(context)
+    for _ in range(20):
+        listener, started = context.Pipe(duplex=False)
+        process = context.Process(target=_watch, args=(flag, started), daemon=True)
+        process.start()
+        listener.recv()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert not flag.is_set()
+    process = context.Process(target=_watch, args=(flag, started), daemon=True)
+    process.start()
+    flag.set()
+    process.join()
+    assert flag.is_set()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("method", [None, "fork", "spawn"])
+def test_loaders_use_it(method: str | None) -> None:
+    data = TensorDataset(torch.arange(12.0))
+    context = reader_context(2, method)
+    if method is not None:
+        assert context.get_start_method() == method
+    loader = DataLoader(data, batch_size=3, num_workers=2, multiprocessing_context=context)
+    batches = iter(loader)
+    assert isinstance(batches._workers_done_event, Flag)
+    assert torch.equal(torch.cat([batch for (batch,) in batches]), data.tensors[0])
+
+
+def test_no_workers_need_no_context() -> None:
+    assert reader_context(0) is None
+    with pytest.raises(ValueError, match="vfork"):
+        reader_context(1, "vfork")
