@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 HOW_TO_BUILD = "build them with `python setup.py build_ext --inplace` or `pip install -e .`"
+# An operator that a library built from older sources does not have.
+_NEWEST = "conv3x3_weight"
 _FILES = tuple(sorted(Path(__file__).parent.glob("_ops*.so")))
 
 
@@ -21,6 +23,8 @@ def load() -> str | None:
     except OSError as error:
         problem = f"{_FILES[0].name} does not load into PyTorch {torch.__version__}: {error}"
         return f"{problem}; {HOW_TO_BUILD}"
+    if not hasattr(torch.ops.ddgan, _NEWEST):
+        return f"{_FILES[0].name} was built from older sources; {HOW_TO_BUILD}"
     return None
 
 

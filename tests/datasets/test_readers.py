@@ -1,14 +1,18 @@
 """Processes that read data may be killed at any moment."""
 
+import ast
 import multiprocessing
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddgan.data.readers import Flag, reader_context
+from ddgan.engine.loops import TrainLoop
 
 
 def _watch(flag, started) -> None:
@@ -46,6 +50,31 @@ def test_loaders_use_it(method: str | None) -> None:
     batches = iter(loader)
     assert isinstance(batches._workers_done_event, Flag)
     assert torch.equal(torch.cat([batch for (batch,) in batches]), data.tensors[0])
+
+
+def test_every_loader_uses_it() -> None:
+    calls = [
+        node
+        for path in sorted((Path(__file__).parents[2] / "ddgan").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DataLoader"
+    ]
+    assert calls
+    assert all("multiprocessing_context" in {k.arg for k in call.keywords} for call in calls)
+
+
+def test_the_training_loop_uses_it() -> None:
+    built = {}
+    loader = SimpleNamespace(dataset=[0] * 8, batch_size=2)
+    runner = SimpleNamespace(
+        device=torch.device("cpu"),
+        seed=0,
+        _randomness_cfg={},
+        model=torch.nn.Identity(),
+        build_dataloader=lambda config, **_: built.update(config) or loader,
+    )
+    TrainLoop(runner, {"num_workers": 1}, max_iters=1)
+    assert isinstance(built["multiprocessing_context"].Event(), Flag)
 
 
 def test_no_workers_need_no_context() -> None:

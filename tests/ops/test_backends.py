@@ -88,6 +88,14 @@ def test_without_the_library_the_reference_runs_and_says_so_once(tmp_path: Path)
     assert "setup.py build_ext" in forced.stderr
 
 
+def test_a_library_of_older_sources_is_not_used(compiled_cpu, monkeypatch) -> None:
+    monkeypatch.setattr(library, "_NEWEST", "of_tomorrow")
+    reason = library.load.__wrapped__()
+    assert "was built from older sources; build them with" in reason
+    monkeypatch.setattr(library, "load", lambda: reason)
+    assert not library.built_for("cpu")
+
+
 @pytest.mark.skipif(library.load() is not None, reason="the library is not built")
 @pytest.mark.parametrize("kernels", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(kernels: str, tmp_path: Path) -> None:
