@@ -1,4 +1,4 @@
-# CelebA-HQ at 256 x 256 as in the official release: two denoising steps, 8 GPUs with 4 pictures
+# CelebA-HQ at 256 x 256 as in the official release: two denoising steps, 8 GPUs with 4 images
 # each, 801 epochs of 843 iterations.
 _base_ = [
     "_base_/models/ddgan_256.py",

@@ -1,4 +1,4 @@
-# CIFAR-10 as in the official release: 4 GPUs with 64 pictures each, 1801 epochs of 195 iterations.
+# CIFAR-10 as in the official release: 4 GPUs with 64 images each, 1801 epochs of 195 iterations.
 _base_ = [
     "_base_/models/ddgan_32.py",
     "_base_/datasets/cifar10.py",

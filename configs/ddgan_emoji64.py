@@ -1,4 +1,4 @@
-# 3,391 emoji at 64 x 64 pixels: real RGB pictures that can be had without registration. The
+# 3,391 emoji at 64 x 64 pixels: real RGB images that can be had without registration. The
 # networks are small enough to try on a processor.
 _base_ = [
     "_base_/models/ddgan_32.py",

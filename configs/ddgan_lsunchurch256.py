@@ -1,4 +1,4 @@
-# LSUN Church Outdoor at 256 x 256 as in the official release: 8 GPUs with 8 pictures each, 501
+# LSUN Church Outdoor at 256 x 256 as in the official release: 8 GPUs with 8 images each, 501
 # epochs of 1875 iterations.
 _base_ = [
     "_base_/models/ddgan_256.py",

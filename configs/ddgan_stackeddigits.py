@@ -1,5 +1,5 @@
 # StackedDigits: three of scikit-learn's 8 x 8 digits as red, green and blue, 1000 modes. Small
-# enough to learn on two CPU cores in minutes. Pictures this small need no convolutions: fully
+# enough to learn on two CPU cores in minutes. Images this small need no convolutions: fully
 # connected networks cost a tenth per sample, which buys the large batches and many iterations that
 # mode coverage takes.
 _base_ = [
@@ -28,5 +28,5 @@ optim_wrapper = dict(
     discriminator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
 )
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1_000))
-custom_hooks = [dict(type="SamplePictures", interval=1_000, num=100)]
+custom_hooks = [dict(type="SampleImages", interval=1_000, num=100)]
 evaluation = dict(modes=dict(type="DigitModes", num=10_000))

@@ -1,4 +1,4 @@
-# CIFAR-10 with DDPM, T = 1000: FID 3.17 in its paper, 80.5 s for 100 pictures in DDGAN's Table 1.
+# CIFAR-10 with DDPM, T = 1000: FID 3.17 in its paper, 80.5 s for 100 images in DDGAN's Table 1.
 # The NCSN++ of ddgan_cifar10.py without its latent, which has as many channels as DDPM's own U-net.
 # Dropout, rate, batch, average and length are DDPM's (Ho et al., 2020, App. B). Made for 1 GPU.
 _base_ = [
@@ -27,4 +27,4 @@ model = dict(
 )
 train_dataloader = dict(batch_size=128)
 train_cfg = dict(type="TrainLoop", max_iters=800_000)
-custom_hooks = [dict(type="SamplePictures", interval=50_000, num=64)]
+custom_hooks = [dict(type="SampleImages", interval=50_000, num=64)]

@@ -28,4 +28,4 @@ param_scheduler = dict(
     _delete_=True, generator=[dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False)]
 )
 # Each sample takes 500 evaluations.
-custom_hooks = [dict(type="SamplePictures", interval=10_000, num=1_000)]
+custom_hooks = [dict(type="SampleImages", interval=10_000, num=1_000)]

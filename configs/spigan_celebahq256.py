@@ -7,7 +7,7 @@ _base_ = [
     "_base_/schedules/spigan_adam.py",
     "_base_/default_runtime.py",
 ]
-# StyleGAN2-ADA's target for CelebA-HQ, a set of only 30,000 pictures.
+# StyleGAN2-ADA's target for CelebA-HQ, a set of only 30,000 images.
 model = dict(augment=dict(target=0.5))
 train_dataloader = dict(batch_size=32)
 train_cfg = dict(type="TrainLoop", max_iters=390_625)

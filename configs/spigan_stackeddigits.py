@@ -52,5 +52,5 @@ optim_wrapper = dict(
     discriminator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
 )
 default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1_000))
-custom_hooks = [dict(type="SamplePictures", interval=500, num=100)]
+custom_hooks = [dict(type="SampleImages", interval=500, num=100)]
 evaluation = dict(modes=dict(type="DigitModes", num=10_000))

@@ -1,5 +1,5 @@
 # 25 Gaussians with WGAN-GP (paper, Fig. 6): as gan_gaussians25.py, with the critic's five updates
-# for one of the generator (Gulrajani et al., 2017). Their λ = 10 is for pictures: in the plane it
+# for one of the generator (Gulrajani et al., 2017). Their λ = 10 is for images: in the plane it
 # holds the critic so flat that the generator circles around the data and stays there. An iteration
 # is an update of the critic: all methods see 50,000 batches.
 _base_ = ["gan_gaussians25.py"]

@@ -1,17 +1,17 @@
-"""What a notebook imports: load weights, draw samples, edit pictures."""
+"""What a notebook imports: load weights, draw samples, edit images."""
 
 from pathlib import Path
 
-from ddgan.data.single import read_picture
+from ddgan.data.single import read_image
+from ddgan.editing import edit, inpaint, interpolate
 from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types
-from ddgan.engine.distributed import select_device
-from ddgan.engine.memory import activation_bytes, fitting_batch_size
 from ddgan.models import GenerativeModel
-from ddgan.models.editing import edit, inpaint, interpolate
 from ddgan.registry import MODELS
+from ddgan.utils.distributed import select_device
+from ddgan.utils.memory import activation_bytes, fitting_batch_size
 
-__all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "read_picture"]
+__all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "read_image"]
 
 
 def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:

@@ -31,7 +31,7 @@ def tool_environment():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real pictures: MNIST's files in mnist/, 3,391 pictures in fluent-emoji/."""
+    """The folder of real images: MNIST's files in mnist/, 3,391 images in fluent-emoji/."""
     folder = Path(os.environ.get("DDGAN_TEST_DATA", ROOT / ".cache" / "data"))
     if missing := [n for n in ("mnist", "fluent-emoji") if not (folder / n / ".sha256").is_file()]:
         pytest.fail(f"{folder} lacks {missing}: run 'bash tools/fetch_data.sh all {folder}'")
@@ -113,8 +113,8 @@ def trained(tmp_path_factory, train):
 
 @pytest.fixture(scope="session")
 def lively(trained, tmp_path_factory):
-    """A checkpoint of pictures.py whose networks are drawn anew, so that its samples differ."""
-    content = read_checkpoint(trained("pictures") / "iter_14.pth")
+    """A checkpoint of images.py whose networks are drawn anew, so that its samples differ."""
+    content = read_checkpoint(trained("images") / "iter_14.pth")
     generator = torch.Generator().manual_seed(0)
     for value in content["state_dict"].values():
         if isinstance(value, torch.Tensor) and value.ndim > 1:

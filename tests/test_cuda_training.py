@@ -13,11 +13,11 @@ from ddgan.engine.hooks import RunningMeans
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.models import DDPM
 from ddgan.models import adversarial as adversarial_module
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PICTURES = "tests/configs/pictures.py"
+PICTURES = "tests/configs/images.py"
 CONFIGS = [
     PICTURES,
     "configs/ddgan_gaussians25.py",

@@ -1,6 +1,6 @@
-"""Loading: images/s of each stored form of the same pictures, and how long a train step waits.
+"""Loading: images/s of each stored form of the same images, and how long a train step waits.
 
-The pictures are prepared in each form in a temporary folder and drawn in training's random order.
+The images are prepared in each form in a temporary folder and drawn in training's random order.
 Waiting is measured beside train steps of ``--config``, or beside a device that is busy for
 ``--step-ms`` and leaves the processor alone, as a GPU does.
 """
@@ -21,13 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ddgan.data import ImageFolder, ImageLMDB, ImageMemmap, ImageZip, ResumableSampler
-from ddgan.data.decoding import to_picture
+from ddgan.data.decoding import to_image
 from ddgan.data.prepare import prepare
 from ddgan.data.prepare_sources import open_source
 from ddgan.engine import load_config
-from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.registry import MODELS
+from ddgan.utils.cli import OptionsAction, user_errors
 
 ENDINGS = {"zip": ("zip", ImageZip), "lmdb": ("lmdb", ImageLMDB), "memmap": ("npy", ImageMemmap)}
 FORMS = ("folder", *ENDINGS)
@@ -36,9 +36,9 @@ WARM_UP = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
-    parser.add_argument("--source", help="pictures to use, as of prepare_data.py; default: made up")
+    parser.add_argument("--source", help="images to use, as of prepare_data.py; default: made up")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--num", type=int, default=1_000, help="how many pictures")
+    parser.add_argument("--num", type=int, default=1_000, help="how many images")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--formats", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         stores = prepare_all(Path(folder), options)
         name = device_name(options.device)
         print(
-            f"{name}, PyTorch {torch.__version__}, {len(stores['folder'])} pictures of "
+            f"{name}, PyTorch {torch.__version__}, {len(stores['folder'])} images of "
             f"{options.size} pixels, batches of {options.batch_size}; waiting beside {what}"
         )
         print(f"{'form':8} {'workers':>7} {'images/s':>10} {'ms/batch':>9} {'waiting':>8}")
@@ -81,17 +81,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def prepare_all(folder: Path, options: argparse.Namespace) -> dict[str, Dataset]:
-    """Return a data set of the same pictures in each form."""
+    """Return a data set of the same images in each form."""
     root = folder / "folder"
     root.mkdir()
     if options.source:
         pipeline = [{"type": "CentreCrop"}, {"type": "Resize", "size": options.size}]
         source = open_source(options.source, pipeline, options.size)
-        pictures = (to_picture(source[i]["x"]) for i in range(min(options.num, len(source))))
+        images = (to_image(source[i]["x"]) for i in range(min(options.num, len(source))))
     else:
-        pictures = (made_up(i, options.size) for i in range(options.num))
-    for i, picture in enumerate(pictures):
-        picture.save(root / f"{i:06d}.png")
+        images = (made_up(i, options.size) for i in range(options.num))
+    for i, image in enumerate(images):
+        image.save(root / f"{i:06d}.png")
     stores: dict[str, Dataset] = {"folder": ImageFolder(root, image_size=options.size)}
     for form, (ending, dataset) in ENDINGS.items():
         if form in options.formats:
@@ -106,7 +106,7 @@ def silent(label: str, total: int) -> nullcontext:
 
 
 def made_up(seed: int, size: int) -> Image.Image:
-    """Return a picture that compresses about as well as a photograph: noise over soft colours."""
+    """Return an image that compresses about as well as a photograph: noise over soft colours."""
     rng = np.random.default_rng(seed)
     soft = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     values = np.asarray(soft.resize((size, size), Image.Resampling.BICUBIC), dtype=np.int64)

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from benchmark_ops import device_name
 
-from ddgan.engine.cli import progress_bar, user_errors
 from ddgan.errors import UserError
 from ddgan.evaluation import precision_recall_density_coverage
+from ddgan.utils.cli import progress_bar, user_errors
 
-# Pictures vary in far fewer directions than a network has features.
+# Images vary in far fewer directions than a network has features.
 INTRINSIC_DIM = 64
 
 

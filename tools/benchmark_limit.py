@@ -87,7 +87,7 @@ def products_of(
     """Do ``work`` once and return a call that makes its convolutions and matrix products alone.
 
     Each product is one that the work computed: an operator that computes only the gradients asked
-    for does the same here. Pictures lie in memory as the work had them, or in ``layout``. The
+    for does the same here. Images lie in memory as the work had them, or in ``layout``. The
     values are random.
     """
     with _Recorder(layout) as recorder:

@@ -19,8 +19,8 @@ from benchmark_subject import Subject, build_subject, headline, without_operator
 from benchmark_train import BATCH_SIZES
 from torch import nn
 
-from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.errors import UserError
+from ddgan.utils.cli import OptionsAction, user_errors
 
 NETWORKS = ("generator", "discriminator")
 QUARTERS = 4

@@ -25,12 +25,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner as MMRunner
 
 from ddgan.engine import Runner, load_config
-from ddgan.engine.cli import OptionsAction, user_errors
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
+from ddgan.utils.cli import OptionsAction, user_errors
+from ddgan.utils.cpu import set_up_cpu
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048)

@@ -19,7 +19,7 @@ from benchmark_subject import (
 )
 from benchmark_subject import add_arguments as add_shared_arguments
 
-from ddgan.engine.cli import user_errors
+from ddgan.utils.cli import user_errors
 
 BATCH_SIZES = {"cpu": 8, "cuda": 100}
 

@@ -12,11 +12,11 @@ import torch
 from benchmark_ops import Clock, device_name, measure
 
 from ddgan.engine import load_config
-from ddgan.engine.cli import OptionsAction, user_errors
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.models import DDGAN, SPIGAN
 from ddgan.networks import MLPDiscriminator, NCSNpp
 from ddgan.registry import MODELS
+from ddgan.utils.cli import OptionsAction, user_errors
+from ddgan.utils.cpu import set_up_cpu
 
 WIDTHS = range(8, 136, 8)
 NUM_STEPS = 4

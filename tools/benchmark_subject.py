@@ -13,12 +13,12 @@ from mmengine import Config
 from torch import Tensor
 
 from ddgan.engine import load_config
-from ddgan.engine.cli import OptionsAction
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
 from ddgan.models import DDGAN
 from ddgan.registry import MODELS
+from ddgan.utils.cli import OptionsAction
+from ddgan.utils.cpu import set_up_cpu
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

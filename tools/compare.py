@@ -10,11 +10,11 @@ import torch
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.data import Gaussians25
-from ddgan.engine.cli import progress_bar, user_errors
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import record_path
 from ddgan.evaluation.records import read_record
+from ddgan.utils.cli import progress_bar, user_errors
+from ddgan.utils.cpu import set_up_cpu
 from ddgan.visualization import ScatterPanel, plot_scatter_comparison
 
 

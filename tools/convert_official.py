@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ddgan.engine import load_config
 from ddgan.engine.checkpoint import save_release
-from ddgan.engine.cli import user_errors
-from ddgan.engine.official import convert_model, read_official
+from ddgan.networks.official import convert_model, read_official
 from ddgan.registry import MODELS
+from ddgan.utils.cli import user_errors
 
 
 def parse_args() -> argparse.Namespace:

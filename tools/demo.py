@@ -5,15 +5,15 @@ from pathlib import Path
 
 from ddgan.apis import load_model
 from ddgan.demo.listening import is_loopback, listen
-from ddgan.engine.cli import import_packages, user_errors
-from ddgan.engine.cpu import set_up_cpu
-from ddgan.models.editing import check_editable
+from ddgan.editing import check_editable
+from ddgan.utils.cli import import_packages, user_errors
+from ddgan.utils.cpu import set_up_cpu
 
 
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Serve a web page: paint strokes and see pictures that follow them."
+        description="Serve a web page: paint strokes and see images that follow them."
     )
     parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
     parser.add_argument(

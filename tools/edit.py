@@ -1,4 +1,4 @@
-"""Pictures from strokes: ``python tools/edit.py CHECKPOINT STROKES.png --out DIR``."""
+"""Images from strokes: ``python tools/edit.py CHECKPOINT STROKES.png --out DIR``."""
 
 import argparse
 import json
@@ -11,22 +11,22 @@ from torch import Tensor
 
 import ddgan
 from ddgan.apis import auto_batch_size, edit, inpaint, load_model
-from ddgan.data.single import fit_mask, fit_picture, open_picture
-from ddgan.engine.cli import import_packages, progress_bar, user_errors
-from ddgan.engine.cpu import set_up_cpu
+from ddgan.data.single import fit_image, fit_mask, open_image
+from ddgan.editing import check_editable
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
-from ddgan.models.editing import check_editable
+from ddgan.utils.cli import import_packages, progress_bar, user_errors
+from ddgan.utils.cpu import set_up_cpu
 from ddgan.visualization import save_samples, written_samples
 
 
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw pictures that follow a stroke painting, or fill in a part of a picture."
+        description="Draw images that follow a stroke painting, or fill in a part of an image."
     )
     parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
-    parser.add_argument("picture", help="the painting: PNG, JPEG, WebP, BMP or TIFF")
+    parser.add_argument("image", help="the painting: PNG, JPEG, WebP, BMP or TIFF")
     parser.add_argument(
         "--start-step",
         type=int,
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         "is followed (default T / 2; with --mask the part to be drawn begins as noise instead)",
     )
     parser.add_argument(
-        "--mask", help="a picture as large as the painting, white where pictures are to be drawn"
+        "--mask", help="an image as large as the painting, white where images are to be drawn"
     )
     parser.add_argument(
         "--resample",
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         default=1,
         help="with --mask: how often each step is done; more fits the parts together better",
     )
-    parser.add_argument("--num", type=int, default=8, help="how many pictures (default 8)")
+    parser.add_argument("--num", type=int, default=8, help="how many images (default 8)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="an empty or new folder")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
@@ -55,25 +55,25 @@ def parse_args() -> argparse.Namespace:
 def read_inputs(args: argparse.Namespace, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
     """Return painting and mask in the model's shape, saying so where that changes their size."""
     _, height, width = shape
-    image = open_picture(Path(args.picture), channels=shape[0])
+    image = open_image(Path(args.image), channels=shape[0])
     if image.size != (width, height):
         print(
-            f"{args.picture} is {image.width}x{image.height}: its centre is scaled to the model's "
+            f"{args.image} is {image.width}x{image.height}: its centre is scaled to the model's "
             f"{width}x{height}"
         )
     if args.mask is None:
-        return fit_picture(image, shape), None
-    mask = open_picture(Path(args.mask), channels=1)
+        return fit_image(image, shape), None
+    mask = open_image(Path(args.mask), channels=1)
     if mask.size != image.size:
         raise UserError(
-            f"--mask {args.mask} is {mask.width}x{mask.height} and {args.picture} "
+            f"--mask {args.mask} is {mask.width}x{mask.height} and {args.image} "
             f"{image.width}x{image.height}; expected the same size"
         )
-    return fit_picture(image, shape), fit_mask(mask, shape)
+    return fit_image(image, shape), fit_mask(mask, shape)
 
 
 def draw(
-    model: GenerativeModel, args: argparse.Namespace, picture: Tensor, mask: Tensor | None
+    model: GenerativeModel, args: argparse.Namespace, image: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Return the results, in batches that fit into memory."""
     batch_size = auto_batch_size(model)
@@ -83,11 +83,11 @@ def draw(
             count = min(batch_size, args.num - start)
             noise = {"num": count, "seed": args.seed, "first_index": start, "batch_size": count}
             if mask is None:
-                part = edit(model, picture, args.start_step, **noise)
+                part = edit(model, image, args.start_step, **noise)
             else:
                 part = inpaint(
                     model,
-                    picture,
+                    image,
                     mask,
                     start_step=args.start_step,
                     resample=args.resample,
@@ -99,22 +99,22 @@ def draw(
 
 
 def save(
-    args: argparse.Namespace, picture: Tensor, mask: Tensor | None, results: Tensor, seconds: float
+    args: argparse.Namespace, image: Tensor, mask: Tensor | None, results: Tensor, seconds: float
 ) -> None:
-    """Write the single pictures, the grid that begins with the painting, and the settings."""
+    """Write the single images, the grid that begins with the painting, and the settings."""
     out = Path(args.out)
     with written_samples(out) as writer:
         writer.add(results)
-    first = [picture]
+    first = [image]
     if mask is not None:
         Image.fromarray(mask.numpy()).save(out / "mask.png")
         # What is to be drawn is grey in the grid.
-        first.append(torch.where(mask, torch.full_like(picture, 128), picture))
+        first.append(torch.where(mask, torch.full_like(image, 128), image))
     save_samples(torch.cat([torch.stack(first), results]), out / "grid.png")
     names = ("start_step", "num", "seed", "resample")
     settings = {
         "checkpoint": Path(args.checkpoint).name,
-        "picture": Path(args.picture).name,
+        "image": Path(args.image).name,
         "mask": None if args.mask is None else Path(args.mask).name,
         **{name: getattr(args, name) for name in names},
         "seconds": round(seconds, 3),
@@ -142,11 +142,11 @@ def main() -> None:
         check_editable(model)
         if args.start_step is None and args.mask is None:
             args.start_step = max(1, model.num_evaluations // 2)
-        picture, mask = read_inputs(args, model.data_shape)
+        image, mask = read_inputs(args, model.data_shape)
         started = time.perf_counter()
-        results = draw(model, args, picture, mask)
-        save(args, picture, mask, results, time.perf_counter() - started)
-        print(f"{args.num} pictures of seed {args.seed} are in {out}, all of them in grid.png")
+        results = draw(model, args, image, mask)
+        save(args, image, mask, results, time.perf_counter() - started)
+        print(f"{args.num} images of seed {args.seed} are in {out}, all of them in grid.png")
 
 
 if __name__ == "__main__":

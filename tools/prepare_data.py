@@ -1,6 +1,6 @@
-"""Bring pictures into the form that training reads.
+"""Bring images into the form that training reads.
 
-``python tools/prepare_data.py pictures/ data/faces256.zip --size 256``
+``python tools/prepare_data.py images/ data/faces256.zip --size 256``
 """
 
 import argparse
@@ -10,8 +10,8 @@ from pathlib import Path
 from ddgan.data.prepare import FORMATS, Prepared, prepare
 from ddgan.data.prepare_sources import open_source
 from ddgan.data.transforms import RESAMPLING
-from ddgan.engine.cli import progress_bar, user_errors
 from ddgan.errors import UserError
+from ddgan.utils.cli import progress_bar, user_errors
 
 NAMED = 10
 
@@ -19,7 +19,7 @@ NAMED = 10
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Crop, scale and store pictures. Interrupted, it goes on when started again; "
+        description="Crop, scale and store images. Interrupted, it goes on when started again; "
         "SRC is only read.",
     )
     parser.add_argument(
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         "--format", choices=sorted(FORMATS), help="default: what DST's ending says; memmap is .npy"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--limit", type=int, help="only the first pictures")
+    parser.add_argument("--limit", type=int, help="only the first images")
     parser.add_argument("--split", choices=("train", "test"), default="train", help="CIFAR, MNIST")
     parser.add_argument(
         "--stacked", type=int, metavar="N", help="MNIST: N triples of digits as red, green, blue"
@@ -62,9 +62,9 @@ def main() -> None:
         if args.size is not None:
             pipeline.append({"type": "Resize", "size": args.size, "resample": args.resample})
         square = args.size if args.crop == "centre" else None
-        pictures = open_source(source, pipeline, square, args.channels, args.split, args.stacked)
-        print(f"{len(pictures)} pictures in {pictures.name}")
-        made = prepare(pictures, destination, form, progress_bar, args.workers, args.limit)
+        images = open_source(source, pipeline, square, args.channels, args.split, args.stacked)
+        print(f"{len(images)} images in {images.name}")
+        made = prepare(images, destination, form, progress_bar, args.workers, args.limit)
         print(summary(made))
 
 
@@ -83,7 +83,7 @@ def summary(made: Prepared) -> str:
     files = made.path.rglob("*") if made.path.is_dir() else [made.path]
     size = sum(file.stat().st_size for file in files) / 2**20
     lines = [
-        f"{made.path}: {made.count} pictures {'x'.join(map(str, made.shape))}, {size:.1f} MiB, "
+        f"{made.path}: {made.count} images {'x'.join(map(str, made.shape))}, {size:.1f} MiB, "
         f"verified, sha256 {made.digest[:16]}"
     ]
     if made.resumed:

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddgan.engine.cli import user_errors
 from ddgan.errors import UserError
 from ddgan.experiments import TABLES, Measured, markdown_table, quality_time_points, read_measured
 from ddgan.experiments.published import COLUMNS
+from ddgan.utils.cli import user_errors
 from ddgan.visualization import plot_convergence, plot_quality_time
 
 FIGURES = ("quality-time", "convergence")
@@ -83,11 +83,11 @@ def main() -> None:
             print("\n".join(sections))
             return
         out = Path(args.out)
-        picture = out.with_name("quality_time.png")
-        draw("quality-time", measured, "fid", picture)
-        sections.insert(0, f"# Results\n\n![Quality against time]({picture.name})\n")
+        image = out.with_name("quality_time.png")
+        draw("quality-time", measured, "fid", image)
+        sections.insert(0, f"# Results\n\n![Quality against time]({image.name})\n")
         out.write_text("\n".join(sections))
-        print(f"wrote {out} and {picture}, from {len(measured)} checkpoints")
+        print(f"wrote {out} and {image}, from {len(measured)} checkpoints")
 
 
 if __name__ == "__main__":

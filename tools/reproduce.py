@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ddgan.engine.cli import OptionsAction, progress_bar, user_errors
 from ddgan.engine.run_lock import run_lock
 from ddgan.errors import ConfigError, UserError
 from ddgan.experiments import EXPERIMENTS, RUNS, Experiment, Form, Plan, Stage, make_plan
 from ddgan.experiments.readme import write_readme
 from ddgan.experiments.stages import check_unmixed, interrupted_by_signals, run_stage
+from ddgan.utils.cli import OptionsAction, progress_bar, user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 

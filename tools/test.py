@@ -10,22 +10,22 @@ from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
-from ddgan.engine.cli import OptionsAction, import_packages, progress_bar, user_errors
 from ddgan.engine.config import check_trusted_types
-from ddgan.engine.cpu import set_up_cpu
-from ddgan.engine.distributed import init_process_group, select_device
-from ddgan.engine.evaluate import (
+from ddgan.engine.evaluation_hook import config_name
+from ddgan.errors import UserError
+from ddgan.evaluation.evaluator import (
     EvaluationOptions,
     Evaluator,
     Result,
     build_metrics,
     reference_dataset,
 )
-from ddgan.engine.evaluation_hook import config_name
-from ddgan.errors import UserError
 from ddgan.evaluation.real_data import no_progress
 from ddgan.evaluation.records import write_record
 from ddgan.evaluation.stored_tensors import features_root
+from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
+from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.distributed import init_process_group, select_device
 
 # Other processes wait for the main one while it computes the metrics.
 _TIMEOUT = 6 * 3600

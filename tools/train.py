@@ -11,10 +11,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ddgan.engine import Runner, load_config
-from ddgan.engine.cli import OptionsAction, user_errors
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.engine.dry_run import dry_run
 from ddgan.engine.preemption import PREEMPTED_STATUS
+from ddgan.utils.cli import OptionsAction, user_errors
+from ddgan.utils.cpu import set_up_cpu
 
 
 def parse_args() -> argparse.Namespace:

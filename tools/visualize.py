@@ -1,4 +1,4 @@
-"""Draw pictures of runs and models: ``python tools/visualize.py curves work_dirs/quickstart``."""
+"""Draw images of runs and models: ``python tools/visualize.py curves work_dirs/quickstart``."""
 
 import argparse
 
@@ -7,12 +7,12 @@ import torch
 from ddgan.apis import load_model
 from ddgan.data import StackedDigits
 from ddgan.engine.checkpoint import read_weights
-from ddgan.engine.cli import OptionsAction, user_errors
 from ddgan.engine.config import check_trusted_types
-from ddgan.engine.cpu import set_up_cpu
 from ddgan.errors import UserError
 from ddgan.evaluation import digit_classifier
 from ddgan.registry import DATASETS
+from ddgan.utils.cli import OptionsAction, user_errors
+from ddgan.utils.cpu import set_up_cpu
 from ddgan.visualization import (
     along_path,
     between_latents,
@@ -27,15 +27,15 @@ from ddgan.visualization import (
 
 # SPI-GAN's latent studies: name → (what it draws, function).
 LATENT = {
-    "latent-path": ("pictures of h(t) from h(0) to h(1)", along_path),
-    "interpolate-z": ("pictures between two noises z", between_noise),
-    "interpolate-h": ("pictures between two latents h(1)", between_latents),
+    "latent-path": ("images of h(t) from h(0) to h(1)", along_path),
+    "interpolate-z": ("images between two noises z", between_noise),
+    "interpolate-h": ("images between two latents h(1)", between_latents),
 }
 
 
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description="Draw pictures of runs and models.")
+    parser = argparse.ArgumentParser(description="Draw images of runs and models.")
     commands = parser.add_subparsers(required=True, metavar="PICTURE")
 
     curves = commands.add_parser("curves", help="losses, per time step too, and gradient norms")
@@ -52,9 +52,9 @@ def parse_args() -> argparse.Namespace:
     for name, command in zip(LATENT, latent, strict=True):
         command.add_argument("checkpoint", help="of an SPI-GAN")
         command.add_argument("--rows", type=int, default=8, help="how many samples or pairs")
-        command.add_argument("--points", type=int, default=8, help="pictures per row")
+        command.add_argument("--points", type=int, default=8, help="images per row")
         command.add_argument("--seed", type=int, default=0)
-        command.set_defaults(draw=draw_latents, pictures=LATENT[name][1])
+        command.set_defaults(draw=draw_latents, images=LATENT[name][1])
 
     denoising = commands.add_parser(
         "denoising-1d", help="1-D data diffused, and its true denoising distributions, exactly"
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     )
     multimodal.add_argument("checkpoint", help="of a DDGAN")
     multimodal.add_argument("--examples", type=int, default=3, help="how many x_0")
-    multimodal.add_argument("--num", type=int, help="draws (3 of pictures, 100 of points)")
+    multimodal.add_argument("--num", type=int, help="draws (3 of images, 100 of points)")
     multimodal.add_argument("--seed", type=int, default=0)
     multimodal.add_argument(
         "--from-samples",
@@ -118,9 +118,9 @@ def draw_digits(args: argparse.Namespace) -> None:
 
 
 def draw_latents(args: argparse.Namespace) -> None:
-    """Draw rows of pictures along a path of latents."""
+    """Draw rows of images along a path of latents."""
     model = load_model(args.checkpoint)
-    save_rows(args.pictures(model, args.rows, args.points, args.seed), args.out)
+    save_rows(args.images(model, args.rows, args.points, args.seed), args.out)
 
 
 def draw_multimodal(args: argparse.Namespace) -> None:

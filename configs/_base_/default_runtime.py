@@ -4,7 +4,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="AtomicCheckpoint", interval=10_000, max_keep_ckpts=3),
 )
-custom_hooks = [dict(type="SamplePictures", interval=5_000, num=64)]
+custom_hooks = [dict(type="SampleImages", interval=5_000, num=64)]
 visualizer = dict(
     type="Visualizer",
     vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],

@@ -1,4 +1,4 @@
-# CelebA-HQ at 256 x 256 as Tables 6 to 8 of the paper have it: 8 GPUs with 4 pictures each.
+# CelebA-HQ at 256 x 256 as Tables 6 to 8 of the paper have it: 8 GPUs with 4 images each.
 _base_ = ["../ddgan_celebahq256.py"]
 model = dict(
     discriminator=dict(head_conv=False),

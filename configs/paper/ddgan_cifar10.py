@@ -1,4 +1,4 @@
-# CIFAR-10 as Tables 6 to 8 of the paper have it: 4 GPUs with 32 pictures each.
+# CIFAR-10 as Tables 6 to 8 of the paper have it: 4 GPUs with 32 images each.
 _base_ = ["../ddgan_cifar10.py"]
 model = dict(
     generator=dict(latent_dim=256, embedding_dim=512, num_mapping_layers=3),

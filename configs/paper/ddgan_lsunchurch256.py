@@ -1,4 +1,4 @@
-# LSUN Church at 256 x 256 as Tables 6 to 8 of the paper have it: 8 GPUs with 8 pictures each.
+# LSUN Church at 256 x 256 as Tables 6 to 8 of the paper have it: 8 GPUs with 8 images each.
 _base_ = ["../ddgan_lsunchurch256.py"]
 model = dict(
     generator=dict(base_channels=128),

@@ -1,7 +1,7 @@
 // What the passes of a convolution share: blocks of tiles, their transform, and the taps of weights.
 
 constexpr int64_t kSums = DDGAN_VECTOR_BYTES == 64 ? 24 : 12;  // vectors of sums held in registers
-constexpr int64_t kTiles = 48;    // of a block, unless a row of a picture has more
+constexpr int64_t kTiles = 48;    // of a block, unless a row of a image has more
 constexpr int64_t kSkew = 16;     // floats between planes, which would else share cache sets
 
 // Vectors of output channels multiplied at once: what leaves the fewest lanes empty.
@@ -11,15 +11,15 @@ inline int64_t conv_columns(int64_t k) {
   return 3 * ceil_div(vectors, 3) <= 2 * ceil_div(vectors, 2) ? 3 : 2;
 }
 
-// A block: some whole pictures, or some rows of tiles of one.
+// A block: some whole images, or some rows of tiles of one.
 struct Block {
   int64_t image, images, row, rows, across;
   int64_t tiles() const { return images * rows * across; }
 };
 
 struct Tiling {
-  int64_t n, h, w, down, across;  // tiles of a picture
-  int64_t images, rows, each;     // pictures and rows of a block; blocks of a picture
+  int64_t n, h, w, down, across;  // tiles of a image
+  int64_t images, rows, each;     // images and rows of a block; blocks of a image
   explicit Tiling(const Conv& p)
       : n(p.n), h(p.h), w(p.w), down(ceil_div(p.h, kTile)), across(ceil_div(p.w, kTile)) {
     const bool whole = down * across <= kTiles;
@@ -63,7 +63,7 @@ inline Pixels read_pixels(const Conv& p, const float* x, int64_t c, int64_t firs
   return {scratch, size * count, top, p.w, count};
 }
 
-// Calls f(tile, picture, y, x) with the first pixel of every tile of the block.
+// Calls f(tile, image, y, x) with the first pixel of every tile of the block.
 template <class F>
 DDGAN_INLINE void each_tile(const Block& b, F f) {
   int64_t tile = 0;

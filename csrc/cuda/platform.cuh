@@ -1,8 +1,8 @@
 // What the kernels need of CUDA. With DDGAN_EMULATE the same sources compile for the CPU against
-// csrc/emulation/cuda_emulation.h.
+// tests/ops/emulation/cuda_emulation.h.
 #pragma once
 #if defined(DDGAN_EMULATE)
-#include "../emulation/cuda_emulation.h"
+#include "emulation/cuda_emulation.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -4,10 +4,10 @@ from ddgan.data.cifar10 import CIFAR10
 from ddgan.data.folder import ImageFolder
 from ddgan.data.gaussians import Gaussians25
 from ddgan.data.idx import read_idx
+from ddgan.data.images import ImageDataset, TooManyUnreadableError
 from ddgan.data.in_memory import InMemoryImages, collate
 from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
-from ddgan.data.pictures import PictureDataset, TooManyUnreadableError
 from ddgan.data.samplers import ResumableSampler, check_batch_size
 from ddgan.data.stacked import (
     StackedDigits,
@@ -23,12 +23,12 @@ __all__ = [
     "CIFAR10",
     "CentreCrop",
     "Gaussians25",
+    "ImageDataset",
     "ImageFolder",
     "ImageLMDB",
     "ImageMemmap",
     "ImageZip",
     "InMemoryImages",
-    "PictureDataset",
     "Resize",
     "ResumableSampler",
     "StackedDigits",

@@ -35,7 +35,7 @@ HOW_TO_GET = (
 
 @DATASETS.register_module()
 class CIFAR10(InMemoryImages):
-    """The 50,000 training or 10,000 test pictures of CIFAR-10 (Krizhevsky, 2009), 3x32x32.
+    """The 50,000 training or 10,000 test images of CIFAR-10 (Krizhevsky, 2009), 3x32x32.
 
     ``root`` is the folder ``cifar-10-batches-py`` or the one that holds it. ``verify`` compares
     each file with its published MD5 digest. Raises FileNotFoundError for a missing file, and
@@ -81,7 +81,7 @@ def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:
     if len(labels) != len(data.values) or any(
         type(x) is not int or not 0 <= x <= 9 for x in labels
     ):
-        raise ValueError("its 'labels' are not one integer of 0..9 for each picture")
+        raise ValueError("its 'labels' are not one integer of 0..9 for each image")
     # A row is the red plane, the green and the blue, each row by row: already (C, H, W).
     images = data.values.reshape(-1, 3, 32, 32)
     return images, np.asarray(labels, dtype=np.int64)

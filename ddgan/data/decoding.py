@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to an RGB or grey picture."""
+"""From the bytes of an image file to an RGB or grey image."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -25,11 +25,11 @@ _TURN = {
 }
 
 
-def decode_picture(source: Path | BinaryIO, channels: int) -> Image.Image:
-    """The picture in a file, upright, as mode RGB (``channels`` = 3) or L (1), 8 bits.
+def decode_image(source: Path | BinaryIO, channels: int) -> Image.Image:
+    """The image in a file, upright, as mode RGB (``channels`` = 3) or L (1), 8 bits.
 
     Transparent pixels are laid over white; of several frames the first is taken. Raises
-    ValueError for a picture of over 2^26 pixels or of an unsupported kind, and whatever Pillow
+    ValueError for an image of over 2^26 pixels or of an unsupported kind, and whatever Pillow
     raises for a damaged file.
     """
     with Image.open(source, formats=FORMATS) as opened:
@@ -45,7 +45,7 @@ def decode_picture(source: Path | BinaryIO, channels: int) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    # Damaged metadata must not cost a good picture, and can raise nearly anything.
+    # Damaged metadata must not cost a good image, and can raise nearly anything.
     except Exception:
         return image
     return image.transpose(_TURN[orientation]) if orientation in _TURN else image
@@ -53,7 +53,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point pictures are not supported: convert it to 8 bits")
+        raise ValueError("floating-point images are not supported: convert it to 8 bits")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey values at 255.
         values = np.asarray(image)
@@ -71,12 +71,12 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """The uint8 tensor (C, H, W) of a picture of mode RGB or L."""
+    """The uint8 tensor (C, H, W) of an image of mode RGB or L."""
     values = torch.from_numpy(np.array(image))
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
 
-def to_picture(x: Tensor) -> Image.Image:
-    """The picture, of mode RGB or L, of a uint8 tensor (C, H, W) with C = 3 or 1."""
+def to_image(x: Tensor) -> Image.Image:
+    """The image, of mode RGB or L, of a uint8 tensor (C, H, W) with C = 3 or 1."""
     values = x[0] if len(x) == 1 else x.permute(1, 2, 0).contiguous()
     return Image.fromarray(values.numpy())

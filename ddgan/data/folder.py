@@ -1,4 +1,4 @@
-"""A folder of pictures."""
+"""A folder of images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from ddgan.data.decoding import SUFFIXES, decode_picture
-from ddgan.data.pictures import PictureDataset
+from ddgan.data.decoding import SUFFIXES, decode_image
+from ddgan.data.images import ImageDataset
 from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
 
 
 @DATASETS.register_module()
-class ImageFolder(PictureDataset):
-    """All pictures in and below ``root``, in the order of their paths; hidden files are left out.
+class ImageFolder(ImageDataset):
+    """All images in and below ``root``, in the order of their paths; hidden files are left out.
 
-    Raises FileNotFoundError where there is no such folder, ValueError where it has no pictures.
-    The other arguments and errors are those of PictureDataset.
+    Raises FileNotFoundError where there is no such folder, ValueError where it has no images.
+    The other arguments and errors are those of ImageDataset.
     """
 
     def __init__(
@@ -32,25 +32,24 @@ class ImageFolder(PictureDataset):
         if not self.root.is_dir():
             hint = "; for a zip file use type='ImageZip'" if self.root.is_file() else ""
             raise FileNotFoundError(
-                f"ImageFolder: {self.root} is not a folder{hint}; set root to your folder of "
-                "pictures"
+                f"ImageFolder: {self.root} is not a folder{hint}; set root to your folder of images"
             )
         self.paths = sorted(_walk(self.root))
         if not self.paths:
             raise ValueError(
-                f"ImageFolder: there are no pictures in {self.root} or below it, expected files "
-                f"that end in one of {' '.join(SUFFIXES)}; set root to your folder of pictures"
+                f"ImageFolder: there are no images in {self.root} or below it, expected files "
+                f"that end in one of {' '.join(SUFFIXES)}; set root to your folder of images"
             )
         super().__init__(
             f"folder {self.root}", len(self.paths), pipeline, image_size, channels, max_unreadable
         )
 
-    def picture_name(self, index: int) -> str:
-        """The path of the picture."""
+    def image_name(self, index: int) -> str:
+        """The path of the image."""
         return str(self.root / self.paths[index])
 
     def _decode(self, index: int) -> Image.Image:
-        return decode_picture(self.root / self.paths[index], self.channels)
+        return decode_image(self.root / self.paths[index], self.channels)
 
     def _identity(self) -> Iterator[str]:
         for path in self.paths:

@@ -77,7 +77,7 @@ class BatchedDataset(Dataset, ABC):
 
 
 class InMemoryImages(BatchedDataset):
-    """Pictures held as one uint8 tensor (N, C, H, W), with optional integer labels (N,)."""
+    """Images held as one uint8 tensor (N, C, H, W), with optional integer labels (N,)."""
 
     def __init__(self, name: str, images: Tensor, labels: np.ndarray | None = None) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -97,7 +97,7 @@ class InMemoryImages(BatchedDataset):
         return self.images.index_select(0, torch.from_numpy(indices)), labels
 
     def digest(self) -> str:
-        """A SHA-256 string of the pictures and labels."""
+        """A SHA-256 string of the images and labels."""
         labels = b"" if self.labels is None else np.asarray(self.labels, dtype="<i8").tobytes()
         return sha256_of(str(tuple(self.images.shape)).encode(), self.images.numpy().data, labels)
 

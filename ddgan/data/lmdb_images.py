@@ -1,4 +1,4 @@
-"""Pictures in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published."""
+"""Images in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published."""
 
 import contextlib
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddgan.data.decoding import decode_picture
-from ddgan.data.pictures import PictureDataset
+from ddgan.data.decoding import decode_image
+from ddgan.data.images import ImageDataset
 from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import LABELS, parse_labels
 from ddgan.registry import DATASETS
@@ -27,15 +27,15 @@ _opened: dict[str, tuple[int, Any]] = {}
 
 
 @DATASETS.register_module()
-class ImageLMDB(PictureDataset):
-    """The pictures of an LMDB: encoded files, or raw uint8 values of square RGB pictures.
+class ImageLMDB(ImageDataset):
+    """The images of an LMDB: encoded files, or raw uint8 values of square RGB images.
 
     The order is that of the keys "0", "1", ... where the keys are these, else the sorted one.
     ``num_images`` takes only the first ones. Labels come from a ``dataset.json`` beside data.mdb,
     in the form that ImageZip reads, with keys for names. Nothing is written beside the data.
     Raises ImportError without the package lmdb, FileNotFoundError for a missing path, ValueError
     for a path that is no LMDB, has too few entries or labels of another form. The other arguments
-    and errors are those of PictureDataset.
+    and errors are those of ImageDataset.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class ImageLMDB(PictureDataset):
         self.labels = self._read_labels(count)
         super().__init__(f"lmdb {self.path}", count, pipeline, image_size, channels, max_unreadable)
 
-    def picture_name(self, index: int) -> str:
-        """The path of the LMDB and the key of the picture."""
+    def image_name(self, index: int) -> str:
+        """The path of the LMDB and the key of the image."""
         return f"{self.path}:{self._key(index).decode(errors='replace')}"
 
     def _key(self, index: int) -> bytes:
@@ -84,16 +84,16 @@ class ImageLMDB(PictureDataset):
             raise KeyError(f"no entry {self._key(index)!r}")
         side = math.isqrt(len(value) // 3)
         if 3 * side * side != len(value):
-            return decode_picture(io.BytesIO(value), self.channels)
+            return decode_image(io.BytesIO(value), self.channels)
         if value.startswith(_MAGIC):
-            # The first pixels of a raw picture can look like the beginning of an encoded one.
+            # The first pixels of a raw image can look like the beginning of an encoded one.
             with contextlib.suppress(Exception):
-                return decode_picture(io.BytesIO(value), self.channels)
+                return decode_image(io.BytesIO(value), self.channels)
         image = Image.fromarray(np.frombuffer(value, dtype=np.uint8).reshape(side, side, 3))
         return image if self.channels == 3 else image.convert("L")
 
     def label(self, index: int) -> int | None:
-        """The integer that ``dataset.json`` gives for the picture."""
+        """The integer that ``dataset.json`` gives for the image."""
         return None if self.labels is None else self.labels[index]
 
     def _read_labels(self, count: int) -> list[int] | None:
@@ -113,7 +113,7 @@ class ImageLMDB(PictureDataset):
     def _identity(self) -> Iterator[str]:
         file = self.path / "data.mdb" if self.path.is_dir() else self.path
         yield f"{len(self)} {file.stat().st_size}"
-        # Raw pictures of one size make files of one size: only the content tells them apart.
+        # Raw images of one size make files of one size: only the content tells them apart.
         probes = min(len(self), _PROBES)
         with _environment(self.path).begin() as transaction:
             for index in (i * (len(self) - 1) // max(1, probes - 1) for i in range(probes)):

@@ -1,4 +1,4 @@
-"""Pictures in one unencoded file that is mapped into memory: the fastest form for small ones."""
+"""Images in one unencoded file that is mapped into memory: the fastest form for small ones."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from ddgan.registry import DATASETS
 
 
 def labels_path(path: str | Path) -> Path:
-    """Where the labels of the pictures in ``path`` are kept, if they have any."""
+    """Where the labels of the images in ``path`` are kept, if they have any."""
     return Path(path).with_suffix(".labels.npy")
 
 
 @DATASETS.register_module()
 class ImageMemmap(BatchedDataset):
-    """The pictures of a ``.npy`` file, uint8 (N, C, H, W) with C = 1 or 3, fetched batch by batch.
+    """The images of a ``.npy`` file, uint8 (N, C, H, W) with C = 1 or 3, fetched batch by batch.
 
     The file is mapped, not read: it may be larger than the memory, and worker processes share its
     pages. Integer labels (N,) are taken from ``NAME.labels.npy`` beside it, where that exists.
-    ``image_size`` and ``num_images`` are checked, or taken from the file; of more pictures only
+    ``image_size`` and ``num_images`` are checked, or taken from the file; of more images only
     the first ``num_images`` are used. No pickled content is read. Raises FileNotFoundError for a
     missing file, ValueError for one of another form, size or length.
     """
@@ -39,15 +39,15 @@ class ImageMemmap(BatchedDataset):
         self.image_shape = self._images.shape[1:]
         if image_size is not None and self.image_shape[1:] != (image_size, image_size):
             raise ValueError(
-                f"ImageMemmap: {self.path} has pictures of {self.image_shape[2]}x"
+                f"ImageMemmap: {self.path} has images of {self.image_shape[2]}x"
                 f"{self.image_shape[1]} (width x height), but image_size={image_size}; prepare the "
-                "pictures at that size, or correct image_size"
+                "images at that size, or correct image_size"
             )
         stored = len(self._images)
         super().__init__(stored if num_images is None else num_images)
         if self.num_samples > stored:
             raise ValueError(
-                f"ImageMemmap: {self.path} has {stored} pictures, but num_images={num_images}; "
+                f"ImageMemmap: {self.path} has {stored} images, but num_images={num_images}; "
                 "expected no more than there are"
             )
         self.labels = self._read_labels(stored)
@@ -65,7 +65,7 @@ class ImageMemmap(BatchedDataset):
         return torch.from_numpy(self._images[indices]), labels
 
     def digest(self) -> str:
-        """A SHA-256 string of the pictures and labels, all of which are read for it."""
+        """A SHA-256 string of the images and labels, all of which are read for it."""
         images = self._images[: len(self)]
         labels = b"" if self.labels is None else self.labels.astype("<i8").tobytes()
         return sha256_of(str(images.shape).encode(), images.data, labels)
@@ -83,7 +83,7 @@ class ImageMemmap(BatchedDataset):
         if labels.shape != (stored,) or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 f"ImageMemmap: {path} holds {labels.dtype} {labels.shape}, expected one integer "
-                f"for each of the {stored} pictures; remove or repair it"
+                f"for each of the {stored} images; remove or repair it"
             )
         return labels[: len(self)].astype(np.int64)
 
@@ -101,7 +101,7 @@ def _map(path: Path) -> np.ndarray:
     if not well_formed or not images.flags.c_contiguous or 0 in shape:
         raise ValueError(
             f"ImageMemmap: {path} holds {getattr(images, 'dtype', type(images).__name__)} {shape}, "
-            "expected uint8 pictures (N, C, H, W) in C order with C = 1 or 3"
+            "expected uint8 images (N, C, H, W) in C order with C = 1 or 3"
         )
     # Without the subclass, whose indexing is slower.
     return np.asarray(images)

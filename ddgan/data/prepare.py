@@ -1,6 +1,6 @@
-"""Bringing pictures into the form that training reads: parallel, restartable, checked at the end.
+"""Bringing images into the form that training reads: parallel, restartable, checked at the end.
 
-The work is divided into shards. A worker process decodes, transforms and encodes the pictures of a
+The work is divided into shards. A worker process decodes, transforms and encodes the images of a
 shard and stores them beside the destination, in a folder ``DST.partial``; a shard is there whole or
 not at all. When all are there, the destination is put together from them, read again, compared with
 what the workers decoded, and only then gets its name. Killed at any moment and started again, the
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
+from ddgan.data.images import ImageDataset
 from ddgan.data.in_memory import sha256_of
-from ddgan.data.pictures import PictureDataset
 from ddgan.data.prepare_formats import FORMATS, Entries, Format
 from ddgan.data.prepare_stage import RECIPE, begin, is_whole, locked, remove, sync, write, written
 from ddgan.data.readers import reader_context
@@ -34,9 +34,9 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Prepared(NamedTuple):
-    """What was made: number, shape and SHA-256 of the pictures, and those left out, with reasons.
+    """What was made: number, shape and SHA-256 of the images, and those left out, with reasons.
 
-    ``resumed`` pictures were there from an interrupted run; all of them if nothing was to do.
+    ``resumed`` images were there from an interrupted run; all of them if nothing was to do.
     """
 
     path: Path
@@ -48,18 +48,18 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    source: PictureDataset,
+    source: ImageDataset,
     destination: str | Path,
     form: str,
     progress: Progress,
     workers: int = 0,
     limit: int | None = None,
 ) -> Prepared:
-    """Store the (first ``limit``) pictures of ``source`` at ``destination``; returns what was made.
+    """Store the (first ``limit``) images of ``source`` at ``destination``; returns what was made.
 
     ``form`` is a key of FORMATS; ``workers`` processes work beside this one, or none. Raises
     UserError where the destination is something else already, another process is making it, no
-    picture is readable, or what was stored does not read back as what was decoded.
+    image is readable, or what was stored does not read back as what was decoded.
     """
     destination = Path(destination)
     count = len(source) if limit is None else min(limit, len(source))
@@ -86,7 +86,7 @@ def prepare(
 
 
 def _finish(
-    source: PictureDataset,
+    source: ImageDataset,
     destination: Path,
     stage: Path,
     shards: list[Path],
@@ -99,7 +99,7 @@ def _finish(
     good = [row for row in rows if "error" not in row]
     if not good:
         raise UserError(
-            f"none of the {len(rows)} pictures of {source.name} can be read; the first is "
+            f"none of the {len(rows)} images of {source.name} can be read; the first is "
             f"{skipped[0][0]} ({skipped[0][1]})"
         )
     form, shape = FORMATS[recipe["format"]], tuple(source.image_shape)
@@ -136,7 +136,7 @@ def _verify(
 ) -> None:
     reader = form.open(final, shape)
     if len(reader) != len(good):
-        raise UserError(f"{final} has {len(reader)} pictures, expected {len(good)}")
+        raise UserError(f"{final} has {len(reader)} images, expected {len(good)}")
     chunks = range((len(good) + SHARD - 1) // SHARD)
     with progress("verifying", len(good)) as advance:
         _run(_Verifier(reader, good), chunks, workers, advance)
@@ -160,7 +160,7 @@ class _WorkerDiedError(UserError):
 
 
 class _Step(Dataset, ABC):
-    """Work on one shard per item; an item is (number of pictures done, message of an error)."""
+    """Work on one shard per item; an item is (number of images done, message of an error)."""
 
     def __getitem__(self, number: int) -> tuple[int, str | None]:
         # An exception that crosses processes would arrive as the text of its traceback.
@@ -171,20 +171,20 @@ class _Step(Dataset, ABC):
 
     @abstractmethod
     def work(self, number: int) -> int:
-        """Do the work of a shard and return its number of pictures."""
+        """Do the work of a shard and return its number of images."""
 
 
 class _ShardWriter(_Step):
-    def __init__(self, source: PictureDataset, form: Format, shards: list[Path], count: int):
+    def __init__(self, source: ImageDataset, form: Format, shards: list[Path], count: int):
         self.source, self.form, self.shards, self.count = source, form, shards, count
 
     def work(self, number: int) -> int:
         rows, contents = [], []
         for index in range(number * SHARD, min((number + 1) * SHARD, self.count)):
             try:
-                x = self.source.picture(index)
+                x = self.source.image(index)
             except ValueError as error:
-                rows.append({"name": self.source.picture_name(index), "error": str(error)})
+                rows.append({"name": self.source.image_name(index), "error": str(error)})
                 continue
             contents.append(self.form.encode(x))
             row = {"bytes": len(contents[-1]), "label": self.source.label(index)}
@@ -206,7 +206,7 @@ class _Verifier(_Step):
             item, row = self.reader[index], self.rows[index]
             if _hash(item["x"]) != row["sha256"] or item.get("label") != row["label"]:
                 raise UserError(
-                    f"picture {index} of {self.reader.name} differs from what was decoded; check "
+                    f"image {index} of {self.reader.name} differs from what was decoded; check "
                     "the disk, and run the same command again"
                 )
         return len(indices)

@@ -1,4 +1,4 @@
-"""The forms that prepared pictures are stored in, each readable by a data set of this package."""
+"""The forms that prepared images are stored in, each readable by a data set of this package."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddgan.data.decoding import to_picture
+from ddgan.data.decoding import to_image
 from ddgan.data.lmdb_images import ImageLMDB, close_lmdb
 from ddgan.data.memmap import ImageMemmap, labels_path
 from ddgan.data.zip_images import LABELS, ImageZip
@@ -23,19 +23,19 @@ _PAGE = 4096
 
 
 class Format(ABC):
-    """How one picture is encoded, and how a file is put together from many."""
+    """How one image is encoded, and how a file is put together from many."""
 
     suffix: str
 
     @abstractmethod
     def encode(self, x: Tensor) -> bytes:
-        """The stored bytes of a picture, uint8 (C, H, W)."""
+        """The stored bytes of an image, uint8 (C, H, W)."""
 
     @abstractmethod
     def assemble(
         self, path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int
     ) -> None:
-        """Write ``count`` encoded pictures of ``size`` bytes together, with labels, to ``path``."""
+        """Write ``count`` encoded images of ``size`` bytes together, with labels, to ``path``."""
 
     @abstractmethod
     def open(self, path: Path, shape: tuple[int, ...]) -> Dataset:
@@ -77,7 +77,7 @@ class ZipFormat(Format):
 
 
 class LMDBFormat(Format):
-    """Keys "0", "1", ...; raw (H, W, 3) values of square RGB pictures, PNG of others."""
+    """Keys "0", "1", ...; raw (H, W, 3) values of square RGB images, PNG of others."""
 
     suffix = ".lmdb"
 
@@ -158,12 +158,12 @@ FORMATS: dict[str, Format] = {"zip": ZipFormat(), "lmdb": LMDBFormat(), "memmap"
 
 def _png(x: Tensor) -> bytes:
     buffer = io.BytesIO()
-    to_picture(x).save(buffer, "PNG")
+    to_image(x).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _labels_json(labels: list[list]) -> str:
-    # A source gives labels to all of its pictures or to none.
+    # A source gives labels to all of its images or to none.
     return json.dumps({"labels": labels if labels[0][1] is not None else None})
 
 

@@ -1,4 +1,4 @@
-"""What pictures can be prepared from: any form that this package reads, told apart by its files."""
+"""What images can be prepared from: any form that this package reads, told apart by its files."""
 
 import logging
 import zipfile
@@ -12,23 +12,23 @@ from PIL import Image
 
 from ddgan.data import cifar10
 from ddgan.data.cifar10 import CIFAR10
-from ddgan.data.decoding import to_picture
+from ddgan.data.decoding import to_image
 from ddgan.data.folder import ImageFolder
+from ddgan.data.images import ImageDataset, MisfitError
 from ddgan.data.in_memory import BatchedDataset, InMemoryImages
 from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
-from ddgan.data.pictures import MisfitError, PictureDataset
 from ddgan.data.stacked import StackedMNIST, has_mnist_files, load_mnist_images
 from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import ImageZip
 from ddgan.errors import UserError
 
-# Every picture may be broken: they are named and left out, not replaced.
+# Every image may be broken: they are named and left out, not replaced.
 _NO_LIMIT = 1 << 62
 
 
-class ArrayPictures(PictureDataset):
-    """The pictures of a data set in memory, with the transforms of pictures in files."""
+class ArrayImages(ImageDataset):
+    """The images of a data set in memory, with the transforms of images in files."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class ArrayPictures(PictureDataset):
         self.data = data
         super().__init__(data.name, len(data), pipeline, image_size, channels, max_unreadable)
 
-    def picture_name(self, index: int) -> str:
-        """The name of the data set and the number of the picture in it."""
+    def image_name(self, index: int) -> str:
+        """The name of the data set and the number of the image in it."""
         return f"{self.name}:{index}"
 
     def label(self, index: int) -> int | None:
@@ -50,7 +50,7 @@ class ArrayPictures(PictureDataset):
         return self.data[index].get("label")
 
     def _decode(self, index: int) -> Image.Image:
-        return to_picture(self.data[index]["x"]).convert("RGB" if self.channels == 3 else "L")
+        return to_image(self.data[index]["x"]).convert("RGB" if self.channels == 3 else "L")
 
     def _identity(self) -> Iterator[str]:
         yield self.data.digest()
@@ -63,12 +63,12 @@ def open_source(
     channels: int = 3,
     split: str = "train",
     num_stacked: int | None = None,
-) -> PictureDataset:
-    """The pictures in ``path``, whose kind is found out: folder, zip, LMDB, CIFAR-10, MNIST, .npy.
+) -> ImageDataset:
+    """The images in ``path``, whose kind is found out: folder, zip, LMDB, CIFAR-10, MNIST, .npy.
 
     ``split`` is that of CIFAR-10 and MNIST. With ``num_stacked`` MNIST gives so many stacked
-    triples of digits. No picture is replaced by another. Raises UserError where ``path`` is missing
-    or of no known kind, or its pictures have different sizes.
+    triples of digits. No image is replaced by another. Raises UserError where ``path`` is missing
+    or of no known kind, or its images have different sizes.
     """
     path = Path(path)
     common = (pipeline, image_size, channels, _NO_LIMIT)
@@ -76,21 +76,21 @@ def open_source(
         try:
             arrays = _arrays(path, split, num_stacked)
             if arrays is not None:
-                return ArrayPictures(arrays, *common)
+                return ArrayImages(arrays, *common)
             if num_stacked is not None:
                 raise UserError(f"{path} has no MNIST (IDX) files, which --stacked is for")
             return _kind(path)(path, *common)
         except ValueError as error:
             if isinstance(error.__cause__, MisfitError):
                 raise UserError(
-                    f"the pictures have different sizes: {str(error).split('; bring')[0]}; bring "
+                    f"the images have different sizes: {str(error).split('; bring')[0]}; bring "
                     "them to one with --size N (and --crop centre)"
                 ) from None
             raise
 
 
 def _arrays(path: Path, split: str, num_stacked: int | None) -> BatchedDataset | None:
-    """The data set in memory that ``path`` holds, None where it holds pictures in files."""
+    """The data set in memory that ``path`` holds, None where it holds images in files."""
     if path.is_dir() and ((path / cifar10.FOLDER).is_dir() or (path / "data_batch_1").is_file()):
         return CIFAR10(path, split)
     if path.is_dir() and has_mnist_files(path):
@@ -101,24 +101,24 @@ def _arrays(path: Path, split: str, num_stacked: int | None) -> BatchedDataset |
     return ImageMemmap(path) if path.suffix == ".npy" and path.is_file() else None
 
 
-def _kind(path: Path) -> type[PictureDataset]:
+def _kind(path: Path) -> type[ImageDataset]:
     if path.is_dir():
         return ImageLMDB if (path / "data.mdb").is_file() else ImageFolder
     if not path.exists():
-        raise UserError(f"{path} does not exist; name a folder, zip file or LMDB of pictures")
+        raise UserError(f"{path} does not exist; name a folder, zip file or LMDB of images")
     if path.suffix in (".lmdb", ".mdb"):
         return ImageLMDB
     if path.suffix == ".zip" or zipfile.is_zipfile(path):
         return ImageZip
     raise UserError(
-        f"{path} is neither a folder nor a zip, LMDB or .npy file of pictures; unpack it if it is "
+        f"{path} is neither a folder nor a zip, LMDB or .npy file of images; unpack it if it is "
         "an archive of another kind"
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings that unreadable pictures are replaced: here they are left out."""
+    """Without the warnings that unreadable images are replaced: here they are left out."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)

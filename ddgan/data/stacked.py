@@ -1,4 +1,4 @@
-"""Three grey digits stacked as the channels of one picture: 1000 modes, known by their label."""
+"""Three grey digits stacked as the channels of one image: 1000 modes, known by their label."""
 
 import functools
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ DIGIT_SPLITS = ("train", "test", "all")
 
 
 class StackedImages(BatchedDataset):
-    """Pictures (3, H, W) whose channels are three grey pictures drawn at random with replacement.
+    """Images (3, H, W) whose channels are three grey images drawn at random with replacement.
 
     Item i depends on (seed, i) alone. Its label is 100 a + 10 b + c for the digits a, b, c in the
     red, green and blue channel.
@@ -34,7 +34,7 @@ class StackedImages(BatchedDataset):
         self._digits = labels.astype(np.int64)
 
     def triples(self, indices: np.ndarray) -> np.ndarray:
-        """Which grey pictures (B, 3) make up the items ``indices`` (B,)."""
+        """Which grey images (B, 3) make up the items ``indices`` (B,)."""
         counter = 3 * np.asarray(indices, dtype=np.int64)[:, None] + np.arange(3)
         return (random_bits(self.seed, counter) % np.uint64(len(self._grey))).astype(np.int64)
 
@@ -45,7 +45,7 @@ class StackedImages(BatchedDataset):
         return channels.unflatten(0, (-1, 3)), labels
 
     def digest(self) -> str:
-        """A SHA-256 string of the grey pictures, their digits, the seed and the length."""
+        """A SHA-256 string of the grey images, their digits, the seed and the length."""
         parameters = f"{tuple(self._grey.shape)} {self.seed} {self.num_samples}".encode()
         return sha256_of(parameters, self._grey.numpy().data, self._digits.astype("<i8").tobytes())
 
@@ -60,9 +60,9 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_digit_images(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's handwritten digits: pictures uint8 (N, 8, 8) in 0..255, and labels (N,).
+    """scikit-learn's handwritten digits: images uint8 (N, 8, 8) in 0..255, and labels (N,).
 
-    Every fifth of the 1,797 pictures is held out as ``"test"`` (359), the others are ``"train"``
+    Every fifth of the 1,797 images is held out as ``"test"`` (359), the others are ``"train"``
     (1,438). Source: UCI, "Optical Recognition of Handwritten Digits".
     """
     if split not in DIGIT_SPLITS:
@@ -74,7 +74,7 @@ def load_digit_images(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_mnist_images(root: str | Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """MNIST, or a set in its form: pictures uint8 (N, 28, 28) and labels (N,) int64 in 0..9.
+    """MNIST, or a set in its form: images uint8 (N, 28, 28) and labels (N,) int64 in 0..9.
 
     ``root`` holds the four published IDX files, plain or ``.gz``; torchvision's ``MNIST/raw``
     below it is found as well. ``split`` is ``"train"`` or ``"test"``. Raises FileNotFoundError
@@ -87,8 +87,8 @@ def load_mnist_images(root: str | Path, split: str = "train") -> tuple[np.ndarra
     labels = read_idx(_find_idx(Path(root), f"{prefixes[split]}-labels", 1), ndim=1)
     if not len(images) or len(images) != len(labels) or labels.max() > 9:
         raise ValueError(
-            f"MNIST: {root} has {len(images)} pictures and {len(labels)} labels for {split!r}, "
-            "expected one label of 0..9 for each of at least one picture"
+            f"MNIST: {root} has {len(images)} images and {len(labels)} labels for {split!r}, "
+            "expected one label of 0..9 for each of at least one image"
         )
     return images, labels.astype(np.int64)
 
@@ -145,12 +145,12 @@ def _find_idx(root: Path, stem: str, ndim: int) -> Path:
 
 
 def zero_pad(images: np.ndarray, size: int) -> np.ndarray:
-    """Grey pictures (N, H, W) with zeros around them, (N, size, size); ValueError if too large."""
+    """Grey images (N, H, W) with zeros around them, (N, size, size); ValueError if too large."""
     height, width = images.shape[1:]
     if size < max(height, width):
         raise ValueError(
             f"StackedMNIST: image_size is {size}, expected at least {max(height, width)}, the "
-            "size of the pictures, which are only padded"
+            "size of the images, which are only padded"
         )
     top, left = (size - height) // 2, (size - width) // 2
     padding = ((0, 0), (top, size - height - top), (left, size - width - left))

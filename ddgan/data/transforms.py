@@ -1,4 +1,4 @@
-"""Deterministic transforms of pictures: Pillow image in, Pillow image out."""
+"""Deterministic transforms of images: Pillow image in, Pillow image out."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,19 +20,19 @@ RESAMPLING = {
 class CentreCrop:
     """Cut out the centre: ``size`` x ``size`` pixels, or the largest square where size is None.
 
-    Raises ValueError for a picture smaller than ``size``.
+    Raises ValueError for an image smaller than ``size``.
     """
 
     def __init__(self, size: int | None = None) -> None:
         self.size = _check_size("CentreCrop", size) if size is not None else None
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The cropped picture."""
+        """The cropped image."""
         width, height = image.size
         size = self.size or min(width, height)
         if size > min(width, height):
             raise ValueError(
-                f"CentreCrop(size={size}): the picture is only {width}x{height} (width x height); "
+                f"CentreCrop(size={size}): the image is only {width}x{height} (width x height); "
                 "put a Resize before the crop"
             )
         left, top = (width - size) // 2, (height - size) // 2
@@ -47,7 +47,7 @@ class Resize:
     """Scale the shorter side to ``size`` pixels, keeping the aspect ratio.
 
     ``resample`` is lanczos, bicubic, bilinear or box; all of them average when shrinking. Raises
-    ValueError for a picture so narrow that the result would have over 2^26 pixels.
+    ValueError for an image so narrow that the result would have over 2^26 pixels.
     """
 
     def __init__(self, size: int, resample: str = "lanczos") -> None:
@@ -59,7 +59,7 @@ class Resize:
         self.resample = resample
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The scaled picture."""
+        """The scaled image."""
         width, height = image.size
         shorter = min(width, height)
         if shorter == self.size:
@@ -68,7 +68,7 @@ class Resize:
         target = tuple((2 * side * self.size + shorter) // (2 * shorter) for side in image.size)
         if target[0] * target[1] > MAX_PIXELS:
             raise ValueError(
-                f"Resize(size={self.size}): the picture is {width}x{height} (width x height) and "
+                f"Resize(size={self.size}): the image is {width}x{height} (width x height) and "
                 f"would become {target[0]}x{target[1]}, over the limit of {MAX_PIXELS} pixels; put "
                 "a CentreCrop before"
             )

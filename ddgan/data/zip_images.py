@@ -1,4 +1,4 @@
-"""A zip of pictures, with optional labels."""
+"""A zip of images, with optional labels."""
 
 import io
 import json
@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
-from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_picture
-from ddgan.data.pictures import PictureDataset
+from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_image
+from ddgan.data.images import ImageDataset
 from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
 
@@ -18,14 +18,14 @@ LABELS = "dataset.json"
 
 
 @DATASETS.register_module()
-class ImageZip(PictureDataset):
-    """All pictures of a zip file, in the order of their names.
+class ImageZip(ImageDataset):
+    """All images of a zip file, in the order of their names.
 
     Labels come from ``dataset.json`` in the zip, ``{"labels": [[name, integer], ...]}`` as
     StyleGAN's tools write it, unless ``use_labels`` is off. Raises FileNotFoundError for a missing
-    file, ValueError for one that is no zip, has no pictures, has labels of another form, or names
+    file, ValueError for one that is no zip, has no images, has labels of another form, or names
     that lead out of the folder that it would be unpacked to. The other arguments and errors are
-    those of PictureDataset.
+    those of ImageDataset.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class ImageZip(PictureDataset):
         if not self.path.is_file():
             hint = "; for a folder use type='ImageFolder'" if self.path.is_dir() else ""
             raise FileNotFoundError(
-                f"ImageZip: {self.path} is not a file{hint}; set path to your zip of pictures"
+                f"ImageZip: {self.path} is not a file{hint}; set path to your zip of images"
             )
         self._handle = None
         self._handle_pid = None
         for entry in self._zip().infolist():
             _check_name(entry.filename, self.path)
-        entries = [(e.filename, e.file_size) for e in self._zip().infolist() if _is_picture(e)]
+        entries = [(e.filename, e.file_size) for e in self._zip().infolist() if _is_image(e)]
         if not entries:
             raise ValueError(
-                f"ImageZip: there are no pictures in {self.path}, expected files that end in one "
+                f"ImageZip: there are no images in {self.path}, expected files that end in one "
                 f"of {' '.join(SUFFIXES)}"
             )
         self.names, self._sizes = zip(*sorted(entries), strict=True)
@@ -59,8 +59,8 @@ class ImageZip(PictureDataset):
             f"zip {self.path}", len(self.names), pipeline, image_size, channels, max_unreadable
         )
 
-    def picture_name(self, index: int) -> str:
-        """The path of the zip and the name of the picture in it."""
+    def image_name(self, index: int) -> str:
+        """The path of the zip and the name of the image in it."""
         return f"{self.path}:{self.names[index]}"
 
     def __getstate__(self) -> dict:
@@ -87,10 +87,10 @@ class ImageZip(PictureDataset):
         return self._zip().read(name)
 
     def _decode(self, index: int) -> Image.Image:
-        return decode_picture(io.BytesIO(self._read(self.names[index])), self.channels)
+        return decode_image(io.BytesIO(self._read(self.names[index])), self.channels)
 
     def label(self, index: int) -> int | None:
-        """The integer that ``dataset.json`` gives for the picture."""
+        """The integer that ``dataset.json`` gives for the image."""
         return None if self.labels is None else self.labels[index]
 
     def _identity(self) -> Iterator[str]:
@@ -106,15 +106,15 @@ class ImageZip(PictureDataset):
         except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"ImageZip: {LABELS} in {self.path} does not give an integer label for each "
-                f"picture, as {{'labels': [[name, label], ...]}} ({type(error).__name__}: "
+                f"image, as {{'labels': [[name, label], ...]}} ({type(error).__name__}: "
                 f"{error}); correct it, or set use_labels=False"
             ) from error
 
 
 def parse_labels(text: str | bytes, names: Sequence[str]) -> list[int] | None:
-    """The labels of the pictures ``names`` in a ``dataset.json``; None where it has none.
+    """The labels of the images ``names`` in a ``dataset.json``; None where it has none.
 
-    Raises ValueError, TypeError or KeyError where it has another form or leaves a picture out.
+    Raises ValueError, TypeError or KeyError where it has another form or leaves an image out.
     """
     listed = json.loads(text)["labels"]
     if listed is None:
@@ -136,7 +136,7 @@ def _check_name(name: str, path: Path) -> None:
         )
 
 
-def _is_picture(entry: zipfile.ZipInfo) -> bool:
+def _is_image(entry: zipfile.ZipInfo) -> bool:
     parts = entry.filename.split("/")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return entry.filename.lower().endswith(SUFFIXES) and not hidden

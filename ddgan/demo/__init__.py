@@ -1,1 +1,1 @@
-"""The web page on which a person paints strokes and sees pictures that follow them."""
+"""The web page on which a person paints strokes and sees images that follow them."""

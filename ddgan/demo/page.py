@@ -10,11 +10,11 @@ from importlib import resources
 from torch import Tensor
 
 from ddgan.apis import edit
-from ddgan.data.decoding import to_picture
+from ddgan.data.decoding import to_image
 from ddgan.demo.paintings import MAX_BYTES, decode_painting
+from ddgan.editing import check_start_step
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
-from ddgan.models.editing import check_start_step
 
 # gradio asks for these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -40,9 +40,9 @@ def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
     _, height, width = model.data_shape
     zoom = max(1, round(CANVAS_SIDE / max(height, width)))
     steps = model.diffusion.num_steps
-    with gr.Blocks(title=f"Strokes to pictures: {name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"Strokes to images: {name}", analytics_enabled=False) as page:
         gr.Markdown(
-            f"### Strokes to pictures\n{name}: {width} × {height} pixels, {steps} steps. What is "
+            f"### Strokes to images\n{name}: {width} × {height} pixels, {steps} steps. What is "
             "painted is diffused to step t and denoised from there."
         )
         with gr.Row():
@@ -64,7 +64,7 @@ def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
                     label="t: the lower, the more closely the strokes are followed",
                     elem_id="start-step",
                 )
-                num = gr.Slider(1, MAX_NUM, value=8, step=1, label="pictures", elem_id="num")
+                num = gr.Slider(1, MAX_NUM, value=8, step=1, label="images", elem_id="num")
                 seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="seed")
             with gr.Column(scale=2):
                 results = gr.HTML("", elem_id="results", css_template=_asset("results.css"))
@@ -93,22 +93,20 @@ def draw_results(
 ) -> Iterator[str]:
     """Yield the HTML of the results so far, at first and after each, with its seconds."""
     if not painting:
-        yield '<p class="hint">Paint, or open a picture.</p>'
+        yield '<p class="hint">Paint, or open an image.</p>'
         return
     if not all(isinstance(value, int) for value in (start_step, num, seed)):
-        raise UserError(f"t is {start_step}, pictures {num}, seed {seed}; expected whole numbers")
+        raise UserError(f"t is {start_step}, images {num}, seed {seed}; expected whole numbers")
     if not 1 <= num <= MAX_NUM or seed < 0:
-        raise UserError(
-            f"pictures is {num} and seed {seed}; expected 1 to {MAX_NUM}, and at least 0"
-        )
+        raise UserError(f"images is {num} and seed {seed}; expected 1 to {MAX_NUM}, and at least 0")
     check_start_step(model, start_step)
-    picture = decode_painting(painting, model.data_shape)
-    figures = [_figure(picture, "the model's view", "painting")]
+    image = decode_painting(painting, model.data_shape)
+    figures = [_figure(image, "the model's view", "painting")]
     total = 0.0
     for index in range(num):
         yield _results(figures, f"drawing {index + 1} of {num} …")
         started = time.perf_counter()
-        result = edit(model, picture, start_step, num=1, seed=seed, first_index=index)[0].cpu()
+        result = edit(model, image, start_step, num=1, seed=seed, first_index=index)[0].cpu()
         seconds = time.perf_counter() - started
         total += seconds
         figures.append(_figure(result, f"{seconds:.3f} s", "result"))
@@ -116,13 +114,13 @@ def draw_results(
 
 
 def _results(figures: list[str], status: str) -> str:
-    pictures = f'<div class="pictures">{"".join(figures)}</div>'
-    return f'<p class="status" role="status">{status}</p>{pictures}'
+    images = f'<div class="images">{"".join(figures)}</div>'
+    return f'<p class="status" role="status">{status}</p>{images}'
 
 
-def _figure(picture: Tensor, caption: str, kind: str) -> str:
-    """Return a picture in the page itself: results are never files that a server hands out."""
-    image = to_picture(picture)
+def _figure(pixels: Tensor, caption: str, kind: str) -> str:
+    """Return a pixels in the page itself: results are never files that a server hands out."""
+    image = to_image(pixels)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

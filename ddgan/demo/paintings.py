@@ -1,4 +1,4 @@
-"""What the page sends, as a picture: checked by decoding, within limits, in memory alone."""
+"""What the page sends, as an image: checked by decoding, within limits, in memory alone."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ import math
 from PIL import Image
 from torch import Tensor
 
-from ddgan.data.single import fit_picture, open_picture
+from ddgan.data.single import fit_image, open_image
 from ddgan.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -17,7 +17,7 @@ MAX_PIXELS = 1 << 24
 
 
 def decode_painting(data_url: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the picture of a ``data:`` URL as uint8 of ``shape`` (C, H, W).
+    """Return the image of a ``data:`` URL as uint8 of ``shape`` (C, H, W).
 
     The file in it must be a PNG, JPEG or WebP, whatever type the URL states, of up to 8 MiB and
     2^24 pixels; the size is taken from its header before anything is unpacked. Raises UserError
@@ -35,7 +35,7 @@ def decode_painting(data_url: str, shape: tuple[int, ...]) -> Tensor:
     except (binascii.Error, ValueError):
         raise UserError("the painting is not valid base64") from None
     _check_header(content)
-    return fit_picture(open_picture(io.BytesIO(content), shape[0], name="sent"), shape)
+    return fit_image(open_image(io.BytesIO(content), shape[0], name="sent"), shape)
 
 
 def _check_header(content: bytes) -> None:
@@ -46,6 +46,6 @@ def _check_header(content: bytes) -> None:
         pixels = math.inf
     # Decoders raise nearly anything on damaged data.
     except Exception:
-        raise UserError("the painting is not a PNG, JPEG or WebP picture") from None
+        raise UserError("the painting is not a PNG, JPEG or WebP image") from None
     if pixels > MAX_PIXELS:
         raise UserError(f"the painting is over the limit of {MAX_PIXELS} pixels")

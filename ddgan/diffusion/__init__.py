@@ -6,7 +6,6 @@ subtraction happens where a model calls its network, and nowhere else.
 """
 
 from ddgan.diffusion.ddim import ddim_step, sub_steps
-from ddgan.diffusion.mixture import GaussianMixture
 from ddgan.diffusion.noise import SampleNoise
 from ddgan.diffusion.parametrization import (
     DirectDenoising,
@@ -16,7 +15,6 @@ from ddgan.diffusion.parametrization import (
     get_parametrization,
 )
 from ddgan.diffusion.process import Diffusion
-from ddgan.diffusion.reverse_sde import reverse_sde, vp_alpha_bar
 from ddgan.diffusion.sampling import ancestral, shared_index
 from ddgan.diffusion.schedules import geometric_betas, linear_betas, vp_betas, vp_variance
 from ddgan.diffusion.straight_path import StraightPath
@@ -24,7 +22,6 @@ from ddgan.diffusion.straight_path import StraightPath
 __all__ = [
     "Diffusion",
     "DirectDenoising",
-    "GaussianMixture",
     "NoiseGeneration",
     "Parametrization",
     "PosteriorOfX0",
@@ -35,10 +32,8 @@ __all__ = [
     "geometric_betas",
     "get_parametrization",
     "linear_betas",
-    "reverse_sde",
     "shared_index",
     "sub_steps",
-    "vp_alpha_bar",
     "vp_betas",
     "vp_variance",
 ]

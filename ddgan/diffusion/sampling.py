@@ -28,7 +28,7 @@ def ancestral(
 
     ``step(x_t, t)`` draws x_{t-1}; it is called for t = start_step, …, stop_step + 1.
     ``callback(t, x_t)`` is called after each step with the new state, the last time with
-    ``stop_step``. Start from x_T ~ N(0, I) to generate, from a diffused picture to edit it.
+    ``stop_step``. Start from x_T ~ N(0, I) to generate, from a diffused image to edit it.
     """
     if not 0 <= stop_step <= start_step:
         raise ValueError(

@@ -2,10 +2,9 @@
 
 from ddgan.engine.checkpoint import read_checkpoint, read_weights, save_release
 from ddgan.engine.config import check_config, load_config
-from ddgan.engine.evaluate import EvaluationOptions, Evaluator
 from ddgan.engine.evaluation_hook import EvaluateMetrics
 from ddgan.engine.guards import EqualReplicas
-from ddgan.engine.hooks import AtomicCheckpoint, SamplePictures, TrainingLog
+from ddgan.engine.hooks import AtomicCheckpoint, SampleImages, TrainingLog
 from ddgan.engine.loops import TrainLoop
 from ddgan.engine.optim import PerNetworkOptimWrapperConstructor, PrecisionOptimWrapper
 from ddgan.engine.runner import Runner
@@ -14,12 +13,10 @@ __all__ = [
     "AtomicCheckpoint",
     "EqualReplicas",
     "EvaluateMetrics",
-    "EvaluationOptions",
-    "Evaluator",
     "PerNetworkOptimWrapperConstructor",
     "PrecisionOptimWrapper",
     "Runner",
-    "SamplePictures",
+    "SampleImages",
     "TrainLoop",
     "TrainingLog",
     "check_config",

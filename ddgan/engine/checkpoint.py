@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ddgan.engine.config import config_from_json, config_to_json
 from ddgan.errors import CheckpointError
+from ddgan.utils.files import check_archive, write_atomically
 
 RELEASE_FORMAT = "ddgan-release-1"
 CHECKPOINT_FORMAT = "ddgan-checkpoint-1"
@@ -26,22 +26,6 @@ _DIGEST = b"sha256:"
 _COMMENT_SIZE = len(_DIGEST) + 64
 _TEMPORARY = re.compile(rf"\.((iter_\d+|best_\w+)\.pth|{LAST_CHECKPOINT})\.\d+\.tmp")
 _NAME = re.compile(r"iter_(\d+)\.pth")
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call ``write(temporary path)``, sync the file and move it to ``path`` in one step.
-
-    Whatever happens in between, ``path`` holds either its old content or the whole new one.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_left_overs(folder: str | Path) -> None:
@@ -108,26 +92,6 @@ def check_digest(path: Path) -> None:
             f"{path} is damaged: its digest is not that of what was written; resume from another "
             "one"
         )
-
-
-def check_archive(path: Path) -> None:
-    """Raise CheckpointError unless ``path`` is an archive as torch writes it.
-
-    Its parts are not compressed, so that reading it takes no more memory than its size.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-    # A damaged directory of the archive makes zipfile raise nearly anything.
-    except Exception as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
-    size = path.stat().st_size
-    for part in parts:
-        # A part marked as a folder would leave torch's tensor as memory happens to be.
-        if part.compress_type != zipfile.ZIP_STORED or part.external_attr & 0x10:
-            raise CheckpointError(f"{path}: {part.filename!r} in it is not stored as torch does")
-    if sum(part.file_size for part in parts) > size:
-        raise CheckpointError(f"{path}: its parts overlap, or claim more than its {size} bytes")
 
 
 def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
@@ -271,11 +235,3 @@ def _comment(file: BinaryIO, size: int) -> bytes:
 
 def _form(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,11 +4,11 @@ from mmengine import Config
 from torch import nn
 
 from ddgan.data import check_batch_size
-from ddgan.engine.distributed import select_device
 from ddgan.engine.loops import check_shapes
-from ddgan.engine.memory import activation_bytes, available_memory
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.registry import DATASETS, MODELS
+from ddgan.utils.distributed import select_device
+from ddgan.utils.memory import activation_bytes, available_memory
 
 GIB = 2**30
 
@@ -56,6 +56,6 @@ def _training_bytes(model: nn.Module, batch_size: int) -> int:
         discriminator = activation_bytes(model.discriminator, *inputs)
     # D's step keeps the activations of real and fake, and R1 about as much again for its second
     # derivative; G's step keeps those of both networks once.
-    pictures = batch_size * model.pictures_per_sample
-    activations = pictures * max(3 * discriminator, generator + discriminator)
+    images = batch_size * model.images_per_sample
+    activations = images * max(3 * discriminator, generator + discriminator)
     return 4 * (4 * trained + averaged) + activations

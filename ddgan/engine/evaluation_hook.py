@@ -9,15 +9,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ddgan.engine.checkpoint import LAST_CHECKPOINT, write_atomically
-from ddgan.engine.evaluate import (
+from ddgan.engine.hooks import at_least_one, is_due
+from ddgan.errors import ConfigError
+from ddgan.evaluation.evaluator import (
     EvaluationOptions,
     Evaluator,
     Result,
     build_metrics,
     reference_dataset,
 )
-from ddgan.engine.hooks import at_least_one, is_due
-from ddgan.errors import ConfigError
 from ddgan.evaluation.records import read_record, record_path, write_record
 from ddgan.registry import HOOKS
 

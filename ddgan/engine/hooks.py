@@ -1,4 +1,4 @@
-"""What happens around iterations: the log, checkpoints and pictures."""
+"""What happens around iterations: the log, checkpoints and images."""
 
 import time
 from datetime import timedelta
@@ -11,10 +11,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ddgan.engine.checkpoint import list_checkpoints, newest_good_checkpoint
-from ddgan.engine.memory import peak_memory
 from ddgan.engine.optim import PrecisionOptimWrapper
 from ddgan.errors import TrainingError
 from ddgan.registry import HOOKS
+from ddgan.utils.memory import peak_memory
 from ddgan.visualization import save_samples
 
 
@@ -235,18 +235,18 @@ class AtomicCheckpoint(Hook):
 
 
 @HOOKS.register_module()
-class SamplePictures(Hook):
+class SampleImages(Hook):
     """Draw the same ``num`` samples of the averaged generator every ``interval`` iterations.
 
-    They go to ``samples/iter_N.png`` in the run's folder and to TensorBoard: a grid of pictures,
+    They go to ``samples/iter_N.png`` in the run's folder and to TensorBoard: a grid of images,
     or a scatter plot of points.
     """
 
     priority = "LOW"
 
     def __init__(self, interval: int = 1000, num: int = 64, seed: int = 0):
-        self.interval = at_least_one("SamplePictures: interval", interval)
-        self.num = at_least_one("SamplePictures: num", num)
+        self.interval = at_least_one("SampleImages: interval", interval)
+        self.num = at_least_one("SampleImages: num", num)
         self.seed = seed
 
     def after_train_iter(
@@ -258,5 +258,5 @@ class SamplePictures(Hook):
             return
         samples = runner.model.sample(self.num, seed=self.seed)
         path = Path(runner.work_dir) / "samples" / f"iter_{done}.png"
-        picture = save_samples(samples, path)
-        runner.visualizer.add_image("samples", picture, step=done)
+        image = save_samples(samples, path)
+        runner.visualizer.add_image("samples", image, step=done)

@@ -8,15 +8,16 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ddgan.data import check_batch_size, collate
 from ddgan.data.readers import reader_context
-from ddgan.engine.distributed import DEFAULT_TIMEOUT
 from ddgan.engine.preemption import StopRequest
-from ddgan.errors import ConfigError, TrainingError
-from ddgan.models.random import seed_default_generators
+from ddgan.errors import TrainingError
+from ddgan.models.base import check_shapes
+from ddgan.models.rng import seed_default_generators
 from ddgan.registry import LOOPS
+from ddgan.utils.distributed import DEFAULT_TIMEOUT
 
 _MAX_DEAD_WORKERS = 3
 _WORKER_DIED = ("exited unexpectedly", "is killed by signal")
@@ -141,16 +142,6 @@ class TrainLoop(BaseLoop):
             f"processes that read data died {_MAX_DEAD_WORKERS + 1} times, at last: {reason}. The "
             "machine may lack memory or room in /dev/shm; resume with a lower "
             "train_dataloader.num_workers"
-        )
-
-
-def check_shapes(dataset: Dataset, model: nn.Module) -> None:
-    """Raise ConfigError if the data set and the model disagree on the shape of a sample."""
-    data, expected = getattr(dataset, "image_shape", None), getattr(model, "data_shape", None)
-    if data is not None and expected is not None and tuple(data) != tuple(expected):
-        raise ConfigError(
-            f"the data set has samples of shape {tuple(data)}, the generator makes "
-            f"{tuple(expected)}; change model.generator or the data set's pipeline"
         )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from ddgan.engine.distributed import control_group
+from ddgan.utils.distributed import control_group
 
 # sysexits.h: a temporary failure, the same command is to be tried again later.
 PREEMPTED_STATUS = 75

@@ -30,16 +30,16 @@ from ddgan.engine.checkpoint import (
     write_atomically,
 )
 from ddgan.engine.config import DEFAULT_HOOKS, config_to_json
-from ddgan.engine.distributed import (
+from ddgan.engine.run_lock import run_lock
+from ddgan.errors import CheckpointError, ConfigError, TrainingError
+from ddgan.models import GenerativeModel
+from ddgan.registry import RUNNERS
+from ddgan.utils.distributed import (
     DEFAULT_TIMEOUT,
     init_process_group,
     lost_processes_named,
     select_device,
 )
-from ddgan.engine.run_lock import run_lock
-from ddgan.errors import CheckpointError, ConfigError, TrainingError
-from ddgan.models import GenerativeModel
-from ddgan.registry import RUNNERS
 
 _runs = itertools.count()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,6 +5,7 @@ from ddgan.evaluation.digit_classifier import (
     digit_classifier,
     stacked_digit_distribution,
 )
+from ddgan.evaluation.evaluator import EvaluationOptions, Evaluator
 from ddgan.evaluation.extractors import (
     FeatureExtractor,
     InceptionExtractor,
@@ -58,6 +59,8 @@ __all__ = [
     "DigitClassifier",
     "DigitModes",
     "EfficientNetLite0Extractor",
+    "EvaluationOptions",
+    "Evaluator",
     "FeatureExtractor",
     "FeatureMetric",
     "FeatureStatistics",

@@ -25,7 +25,7 @@ class DigitClassifier:
         self.held_out_accuracy = float((self.digits(images) == digits).mean())
 
     def digits(self, images: np.ndarray) -> np.ndarray:
-        """Return the digits (N,), int64 in 0..9, on pictures (N, 8, 8) uint8."""
+        """Return the digits (N,), int64 in 0..9, on images (N, 8, 8) uint8."""
         _check(images, (8, 8))
         if len(images) == 0:
             return np.empty(0, dtype=np.int64)

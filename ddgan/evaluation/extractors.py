@@ -1,4 +1,4 @@
-"""Feature extractors: what metrics see of a picture."""
+"""Feature extractors: what metrics see of an image."""
 
 import io
 from abc import ABC, abstractmethod
@@ -30,7 +30,7 @@ VGG16_WEIGHTS = PublishedWeights(
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """A frozen network that turns pictures into features.
+    """A frozen network that turns images into features.
 
     ``name`` and ``weights_digest``, the SHA-256 of the weights, tell one extractor from all
     others, and ``feature_dim`` is the D of its features. A subclass defines ``_extract`` and does
@@ -49,15 +49,15 @@ class FeatureExtractor(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return "features" (N, D), and of some extractors "logits", float32, for uint8 pictures.
+        """Return "features" (N, D), and of some extractors "logits", float32, for uint8 images.
 
-        Pictures are (N, 3, H, W), or (N, 1, H, W), of which the channel is repeated. Raises
+        Images are (N, 3, H, W), or (N, 1, H, W), of which the channel is repeated. Raises
         ValueError for others.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}; expected uint8 (N, 3, H, W), or "
-                "(N, 1, H, W) of grey pictures"
+                "(N, 1, H, W) of grey images"
             )
         return self._extract(images.expand(-1, 3, -1, -1))
 
@@ -101,7 +101,7 @@ class InceptionExtractor(_TorchFidelityExtractor):
     """The Inception network of 2015 that defines FID, IS and KID, as torch-fidelity ports it.
 
     "features" (N, 2048) are the last average pool, "logits" (N, 1008) what the inception score
-    takes, without the bias. Pictures are enlarged to 299x299 bilinearly as TensorFlow 1 did.
+    takes, without the bias. Images are enlarged to 299x299 bilinearly as TensorFlow 1 did.
     ``weights`` is a file to use instead of the published one. (Heusel et al. 2017; Salimans et
     al. 2016; Obukhov et al. 2020.)
     """
@@ -119,7 +119,7 @@ class VGG16Extractor(_TorchFidelityExtractor):
     """VGG16 of torchvision, trained on ImageNet: 4096 features after the second hidden layer.
 
     The space of improved precision and recall, of density and coverage, and of the nearest
-    neighbours in DDGAN's Fig. 16 and 17. Pictures are resized to 224x224 as by InceptionExtractor.
+    neighbours in DDGAN's Fig. 16 and 17. Images are resized to 224x224 as by InceptionExtractor.
     ``weights`` is a file to use instead of the published one. (Simonyan & Zisserman 2015;
     Kynkäänniemi et al. 2019, Sec. 2.)
     """
@@ -134,9 +134,9 @@ class VGG16Extractor(_TorchFidelityExtractor):
 
 @MODELS.register_module()
 class PixelExtractor(FeatureExtractor):
-    """The pixels themselves, in [0, 1] and as one vector, of pictures of ``image_shape`` (C, H, W).
+    """The pixels themselves, in [0, 1] and as one vector, of images of ``image_shape`` (C, H, W).
 
-    Distances between these features are those between pictures. Nothing is resized.
+    Distances between these features are those between images. Nothing is resized.
     """
 
     def __init__(self, image_shape: Sequence[int]) -> None:
@@ -169,9 +169,9 @@ def normalised(
     std: Sequence[float],
     mode: str = "bicubic",
 ) -> Tensor:
-    """Return uint8 pictures resized to (H, W), antialiased, in [0, 1], less ``mean`` over ``std``.
+    """Return uint8 images resized to (H, W), antialiased, in [0, 1], less ``mean`` over ``std``.
 
-    Resized pictures are rounded to whole grey levels, as those of an imaging library are.
+    Resized images are rounded to whole grey levels, as those of an imaging library are.
     """
     x = images.float()
     if tuple(images.shape[-2:]) != tuple(size):

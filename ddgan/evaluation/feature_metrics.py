@@ -21,11 +21,11 @@ _RNG_SEED = 2020
 
 
 class FeatureMetric(ABC):
-    """A number, or a few, from the features of samples and of real pictures.
+    """A number, or a few, from the features of samples and of real images.
 
     ``extractor`` is the config of the component of MODELS that computes the features, ``num`` how
     many samples are wanted. ``needs`` says what of the real data: nothing, the statistics, or the
-    features, of ``num_real`` pictures at most (None: all). ``version`` changes when the values do.
+    features, of ``num_real`` images at most (None: all). ``version`` changes when the values do.
     """
 
     needs: ClassVar[Literal["nothing", "statistics", "features"]]
@@ -120,7 +120,7 @@ class KernelDistance(FeatureMetric):
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Mapping[str, Tensor], real: Real) -> dict[str, float]:
-        """Return the distance; raises UserError for fewer pictures than a subset has."""
+        """Return the distance; raises UserError for fewer images than a subset has."""
         _check_enough(fake, real, self.subset_size, "KID with subset_size")
         import_torch_fidelity()
         from torch_fidelity.metric_kid import kid_features_to_metric
@@ -143,8 +143,8 @@ class KernelDistance(FeatureMetric):
 class PrecisionRecall(FeatureMetric):
     """Improved precision and recall, with balls to the ``k``-th neighbour in VGG16's features.
 
-    Computed by torch-fidelity. Its balls are closed: a copy of another picture is inside where
-    the distance is rounded to zero. (Kynkäänniemi et al. 2019: k = 3, 50,000 pictures each.)
+    Computed by torch-fidelity. Its balls are closed: a copy of another image is inside where
+    the distance is rounded to zero. (Kynkäänniemi et al. 2019: k = 3, 50,000 images each.)
     """
 
     needs = "features"
@@ -161,7 +161,7 @@ class PrecisionRecall(FeatureMetric):
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Mapping[str, Tensor], real: Real) -> dict[str, float]:
-        """Return precision and recall; raises UserError for at most k pictures."""
+        """Return precision and recall; raises UserError for at most k images."""
         _check_enough(fake, real, self.k + 1, "precision and recall with k + 1")
         import_torch_fidelity()
         from torch_fidelity.metric_prc import prc_features_to_metric
@@ -181,7 +181,7 @@ class PrecisionRecall(FeatureMetric):
 class DensityCoverage(FeatureMetric):
     """Density and coverage, with balls to the ``k``-th neighbour in VGG16's features.
 
-    (Naeem et al. 2020: k = 5, 10,000 pictures each.)
+    (Naeem et al. 2020: k = 5, 10,000 images each.)
     """
 
     needs = "features"
@@ -198,7 +198,7 @@ class DensityCoverage(FeatureMetric):
         self.num, self.num_real, self.k = num, num_real, k
 
     def __call__(self, fake: Mapping[str, Tensor], real: Real) -> dict[str, float]:
-        """Return density and coverage; raises UserError for at most k pictures."""
+        """Return density and coverage; raises UserError for at most k images."""
         _check_enough(fake, real, self.k + 1, "density and coverage with k + 1")
         values = precision_recall_density_coverage(real["features"], fake["features"], self.k)
         return {name: values[name] for name in ("density", "coverage")}
@@ -210,7 +210,7 @@ def _check_enough(
     counts = len(fake["features"]), len(real["features"])
     if min(counts) < least:
         raise UserError(
-            f"there are {counts[0]} samples and {counts[1]} real pictures for {what} = {least}; "
+            f"there are {counts[0]} samples and {counts[1]} real images for {what} = {least}; "
             "expected at least as many of each"
         )
 

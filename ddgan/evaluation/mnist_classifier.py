@@ -54,11 +54,11 @@ class MnistClassifier(nn.Module):
         self.held_out_accuracy = float("nan")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, 10) for uint8 pictures (N, H, W), of which the centre is looked at."""
+        """Return logits (N, 10) for uint8 images (N, H, W), of which the centre is looked at."""
         return self.logits(self.embed(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the features (N, 128) before the logits, for uint8 pictures (N, H, W)."""
+        """Return the features (N, 128) before the logits, for uint8 images (N, H, W)."""
         height, width = images.shape[-2:]
         if images.dtype != torch.uint8 or images.ndim != 3 or min(height, width) < SIDE:
             raise ValueError(
@@ -71,7 +71,7 @@ class MnistClassifier(nn.Module):
 
     @torch.no_grad()
     def digits(self, images: Tensor) -> Tensor:
-        """Return the digits (N,), int64 in 0..9, on uint8 pictures (N, H, W), on the CPU."""
+        """Return the digits (N,), int64 in 0..9, on uint8 images (N, H, W), on the CPU."""
         device = self.logits.weight.device
         parts = [self(chunk.to(device)).argmax(dim=1).cpu() for chunk in images.split(_CHUNK)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
@@ -111,7 +111,7 @@ def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> Mnis
     if classifier.held_out_accuracy < 0.985:
         print_log(
             f"the digit classifier of {root} is right on {classifier.held_out_accuracy:.2%} of the "
-            "test pictures, and counts of modes are as good as that; MNIST itself gives 98.9 %",
+            "test images, and counts of modes are as good as that; MNIST itself gives 98.9 %",
             "current",
             logging.WARNING,
         )
@@ -121,7 +121,7 @@ def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> Mnis
 def train_classifier(
     images: Tensor, labels: Tensor, progress: Progress = no_progress
 ) -> MnistClassifier:
-    """Return a classifier trained on uint8 pictures (N, H, W) and their digits (N,).
+    """Return a classifier trained on uint8 images (N, H, W) and their digits (N,).
 
     It depends on these alone: torch's random numbers are neither used nor changed.
     """
@@ -185,7 +185,7 @@ class MnistFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return features (N, 384) of uint8 pictures (N, 3, H, W), at least 28x28."""
+        """Return features (N, 384) of uint8 images (N, 3, H, W), at least 28x28."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images are {tuple(images.shape)}; expected uint8 (N, 3, H, W)")
         features = self.classifier.embed(images.flatten(0, 1))

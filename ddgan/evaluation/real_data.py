@@ -1,4 +1,4 @@
-"""What metrics compare samples with: features and statistics of real pictures, computed once."""
+"""What metrics compare samples with: features and statistics of real images, computed once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -27,15 +27,15 @@ from ddgan.evaluation.stored_tensors import load_tensors, save_tensors
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-# Real pictures are taken in one fixed random order, so that the first of them are a fair choice.
+# Real images are taken in one fixed random order, so that the first of them are a fair choice.
 _ORDER_SEED = 0
 
 
 @dataclass
 class Reference:
-    """Statistics by number of pictures, features (N, D), and where the ``num`` pictures are from.
+    """Statistics by number of images, features (N, D), and where the ``num`` images are from.
 
-    Statistics of a file, whose pictures are not at hand, have the key None.
+    Statistics of a file, whose images are not at hand, have the key None.
     """
 
     num: int
@@ -69,10 +69,10 @@ def real_reference(
     num_workers: int = 0,
     progress: Progress = no_progress,
 ) -> Reference:
-    """Return what metrics ask for of real pictures, whole on the main process alone.
+    """Return what metrics ask for of real images, whole on the main process alone.
 
-    ``statistics`` holds the numbers of pictures to have statistics of; ``num_features`` is of how
-    many the features themselves are needed. Both are of the first pictures of one fixed random
+    ``statistics`` holds the numbers of images to have statistics of; ``num_features`` is of how
+    many the features themselves are needed. Both are of the first images of one fixed random
     order. All processes share the work. What was computed is kept below ``root`` (nothing if
     None) under a key of data set, digest, pipeline, extractor and weights.
     """
@@ -111,7 +111,7 @@ def real_features(
     num_workers: int = 0,
     progress: Progress = no_progress,
 ) -> Iterator[Tensor]:
-    """Yield the features (N, D) of ``total`` pictures, shard by shard, on the main process."""
+    """Yield the features (N, D) of ``total`` images, shard by shard, on the main process."""
     if total == 0:
         return
     own = own_shards(total)
@@ -126,7 +126,7 @@ def real_features(
     ]
     # Where all of them are known, there is nothing for workers to do.
     workers = num_workers if batches else 0
-    pictures = iter(
+    images = iter(
         DataLoader(
             dataset,
             batch_sampler=batches,
@@ -143,7 +143,7 @@ def real_features(
         if tensors is None:
             parts = []
             for batch in order[shard].split(EXTRACTOR_BATCH):
-                parts.append(extract(extractor, next(pictures).to(device))["features"])
+                parts.append(extract(extractor, next(images).to(device))["features"])
                 advance(len(batch))
             tensors = {"features": torch.cat(parts)}
             cache.write(shard, tensors)

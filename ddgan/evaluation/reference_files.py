@@ -1,4 +1,4 @@
-"""Statistics and features of real pictures as .npz files that others write and read, too."""
+"""Statistics and features of real images as .npz files that others write and read, too."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from ddgan.evaluation.frechet import FeatureStatistics
 from ddgan.evaluation.real_data import Reference
 
 _TEXT = 1000
-# Features of 50,000 pictures are 0.8 GB at most, and a compressed file can claim any size.
+# Features of 50,000 images are 0.8 GB at most, and a compressed file can claim any size.
 _MAX_BYTES = 1 << 32
 
 

@@ -10,7 +10,7 @@ from ddgan.evaluation.shards import SHARD_SIZE, ShardCache, in_order, shard_leng
 from ddgan.evaluation.stored_tensors import Tensors
 from ddgan.models import GenerativeModel
 
-# Extractors enlarge pictures to some 300 pixels, so that a batch of samples may not fit at once.
+# Extractors enlarge images to some 300 pixels, so that a batch of samples may not fit at once.
 EXTRACTOR_BATCH = 50
 
 
@@ -24,7 +24,7 @@ class Series:
 
 
 def extract(extractor: nn.Module, images: Tensor) -> Tensors:
-    """Return an extractor's outputs on the CPU for uint8 pictures (N, 1 or 3, H, W)."""
+    """Return an extractor's outputs on the CPU for uint8 images (N, 1 or 3, H, W)."""
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     parts = [extractor(batch) for batch in images.split(EXTRACTOR_BATCH)]

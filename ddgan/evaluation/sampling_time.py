@@ -35,7 +35,7 @@ def sampling_times(
     repeats: int,
     use_ema: bool = True,
 ) -> list[float]:
-    """Return the seconds that each of ``repeats`` batches took, from noise to uint8 pictures.
+    """Return the seconds that each of ``repeats`` batches took, from noise to uint8 images.
 
     ``warmup`` batches are drawn before. On a GPU, the clock is read when the device is done.
     """

@@ -21,7 +21,7 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and the tool that draws it, without the interpreter and the name of the output.
+    """An image and the tool that draws it, without the interpreter and the name of the output.
 
     A file in a folder of its own is written by a tool whose output is that folder.
     """
@@ -76,11 +76,11 @@ def _curves(run: str) -> Figure:
     return Figure(f"curves_{run}.png", command, f"Training of {run}")
 
 
-def _drawn(picture: str, run: str | None, caption: str) -> Figure:
+def _drawn(image: str, run: str | None, caption: str) -> Figure:
     """Return a figure of ``tools/visualize.py`` that needs a checkpoint at most."""
     checkpoint = () if run is None else (f"{{ckpt:{run}}}",)
-    file = picture if run is None else f"{picture}_{run}"
-    command = ("{root}/tools/visualize.py", picture, *checkpoint, "--out")
+    file = image if run is None else f"{image}_{run}"
+    command = ("{root}/tools/visualize.py", image, *checkpoint, "--out")
     return Figure(f"{file}.png", command, caption)
 
 
@@ -234,7 +234,7 @@ _ALL = (
     Experiment(
         "strokes",
         "DDGAN, Fig. 9",
-        "Pictures from a stroke painting, diffused half the way",
+        "Images from a stroke painting, diffused half the way",
         ("ddgan_lsunchurch256",),
         (),
         (),
@@ -251,10 +251,10 @@ _ALL = (
                     "8",
                     "--out",
                 ),
-                "The painting and pictures that follow it",
+                "The painting and images that follow it",
             ),
         ),
-        expected="The pictures are realistic, differ, and keep the painting's layout; 0.16 s for "
+        expected="The images are realistic, differ, and keep the painting's layout; 0.16 s for "
         "one at 256 x 256.",
     ),
     Experiment(
@@ -271,7 +271,7 @@ _ALL = (
     Experiment(
         "neighbours",
         "DDGAN, Figs. 16 and 17",
-        "Samples beside their nearest training pictures",
+        "Samples beside their nearest training images",
         ("ddgan_cifar10", "ddgan_celebahq256"),
         (),
         (),
@@ -280,12 +280,12 @@ _ALL = (
                 f"neighbours_{run}.png",
                 ("{root}/tools/neighbours.py", f"{{ckpt:{run}}}", "--out"),
                 f"Samples of {run} (left) and their neighbours",
-                # VGG is for larger pictures.
+                # VGG is for larger images.
                 small=("--extractor", "pixels", "--num-data", "2000"),
             )
             for run in ("ddgan_cifar10", "ddgan_celebahq256")
         ),
-        expected="The nearest training pictures differ from the samples.",
+        expected="The nearest training images differ from the samples.",
     ),
     Experiment(
         "spigan-paths",
@@ -293,7 +293,7 @@ _ALL = (
         "The path of the reverse SDE against the straight path",
         small_metrics=(),
         figures=(_drawn("paths", None, "Reverse SDE and straight interpolation"),),
-        expected="The straight path turns noise into a clear picture sooner.",
+        expected="The straight path turns noise into a clear image sooner.",
     ),
     Experiment(
         "spigan-cifar10",
@@ -375,7 +375,7 @@ _ALL = (
     Experiment(
         "spigan-latents",
         "SPI-GAN, Figs. 3 and 9 to 11",
-        "Pictures along h(t), between noises z and between latents h(1)",
+        "Images along h(t), between noises z and between latents h(1)",
         ("spigan_celebahq256",),
         (),
         (),
@@ -384,7 +384,7 @@ _ALL = (
             _drawn("interpolate-z", "spigan_celebahq256", "Between two z"),
             _drawn("interpolate-h", "spigan_celebahq256", "Between two h(1)"),
         ),
-        expected="Pictures change gradually from one to the other; towards h(1) noise is removed.",
+        expected="Images change gradually from one to the other; towards h(1) noise is removed.",
     ),
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}

@@ -43,9 +43,9 @@ def write_readme(plan: Plan, command: str) -> Path:
     if figures := [stage for stage in plan.stages if stage.name.startswith("draw ")]:
         lines += ["## Figures", ""]
         for stage, figure in zip(figures, _drawn(plan), strict=True):
-            picture = _relative(stage.outputs[0], plan.folder)
+            image = _relative(stage.outputs[0], plan.folder)
             if stage.is_done():
-                lines += [f"![{figure}]({picture})", "", f"{figure}.", ""]
+                lines += [f"![{figure}]({image})", "", f"{figure}.", ""]
             else:
                 lines += [f"{figure}: not drawn yet.", ""]
     lines += ["## Stages", "", *_stages(plan.stages, plan.folder), ""]

@@ -45,7 +45,7 @@ def _digits(**options: Any) -> Training:
 
 
 def _unbounded(parametrization: str) -> Training:
-    """Return a parametrization whose output is no picture, so that no tanh bounds it."""
+    """Return a parametrization whose output is no image, so that no tanh bounds it."""
     return _digits(model__parametrization=parametrization, model__generator__tanh=False)
 
 

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
 from ddgan.models.base import GenerativeModel, build
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 
 Logs = dict[str, Tensor]
 
@@ -26,30 +26,30 @@ class AdversarialModel(GenerativeModel):
         self.discriminator = build(discriminator)
 
     @abstractmethod
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the whole loss of the discriminator, for one backward pass, and its logs."""
 
     @abstractmethod
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the loss of the generator and its logs."""
 
     def train_step(
         self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapperDict
     ) -> dict[str, Tensor]:
         """Update the discriminator and, where it is due, generator and average, with one batch."""
-        random = StepRandom(len(data["x"]), self.device)
-        x0 = self.data_preprocessor(data, random)
+        rng = StepRandom(len(data["x"]), self.device)
+        x0 = self.data_preprocessor(data, rng)
 
         d_optim = optim_wrapper["discriminator"]
         with d_optim.optim_context(self.replica("discriminator")):
-            d_loss, logs = self.discriminator_loss(x0, random)
+            d_loss, logs = self.discriminator_loss(x0, rng)
             d_optim.update_params(d_loss)
 
-        self.images_seen += len(x0) * random.world_size
+        self.images_seen += len(x0) * rng.world_size
         if self.iteration % self.generator_interval == 0:
             g_optim = optim_wrapper["generator"]
             with frozen(self.discriminator), g_optim.optim_context(self.replica("generator")):
-                g_loss, g_logs = self.generator_loss(x0, random)
+                g_loss, g_logs = self.generator_loss(x0, rng)
                 g_optim.update_params(g_loss)
             if g_optim.should_update():
                 self.update_ema()

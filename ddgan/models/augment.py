@@ -14,7 +14,7 @@ from ddgan.models.augment_matrices import (
     pixel_matrices,
 )
 from ddgan.models.augment_resample import permute_pixels, recolour, warp
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 
@@ -52,14 +52,14 @@ class AdaptiveAugmentation(nn.Module):
         # The sum of the signs and their number, over the batches since p was last adjusted.
         self.register_buffer("signs", torch.zeros(2))
 
-    def forward(self, x: Tensor, random: StepRandom) -> Tensor:
+    def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
         """Return transformed images (N, C, H, W), twice differentiable with respect to ``x``.
 
         An image that no transform was drawn for is returned as it is.
         """
         self._check(x)
         count = PIXEL_DRAWS + GEOMETRY_DRAWS + COLOUR_DRAWS
-        draws = Draws(random, count, self.p)
+        draws = Draws(rng, count, self.p)
         size = x.shape[3]
         with torch.autocast(x.device.type, enabled=False):
             y = x.to(torch.promote_types(x.dtype, torch.float32))

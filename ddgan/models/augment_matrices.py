@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 
 # Numbers drawn per sample by each group of transforms.
 PIXEL_DRAWS, GEOMETRY_DRAWS, COLOUR_DRAWS = 7, 11, 10
@@ -29,8 +29,8 @@ class Draws:
     Each transform is applied with probability p, a tensor, which is never waited for.
     """
 
-    def __init__(self, random: StepRandom, count: int, p: Tensor):
-        normals = random.normal((count,))
+    def __init__(self, rng: StepRandom, count: int, p: Tensor):
+        normals = rng.normal((count,))
         self._normals = iter(normals.unbind(1))
         self._uniforms = iter(torch.special.ndtr(normals).unbind(1))
         self.p = p

@@ -83,7 +83,7 @@ def warp(x: Tensor, matrices: Tensor) -> Tensor:
 
 
 def recolour(x: Tensor, matrices: Tensor) -> Tensor:
-    """Apply (N, 4, 4) colour matrices to pictures (N, 3, H, W), or to the greys of (N, 1, H, W)."""
+    """Apply (N, 4, 4) colour matrices to images (N, 3, H, W), or to the greys of (N, 1, H, W)."""
     linear, offset = matrices[:, :3, :3], matrices[:, :3, 3:]
     if x.shape[1] == 1:
         # What becomes of the luma of a grey pixel.

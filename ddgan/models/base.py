@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ddgan.diffusion import SampleNoise
+from ddgan.errors import ConfigError
 from ddgan.models.graphs import LastRecording
 from ddgan.registry import MODELS
 
@@ -20,8 +22,8 @@ DEFAULT_BATCH_SIZE = 100
 class GenerativeModel(nn.Module, ABC):
     """A generator, its exponential moving average ``generator_ema``, and sampling from either."""
 
-    # How many pictures of each sample of a batch a train step generates.
-    pictures_per_sample = 1
+    # How many images of each sample of a batch a train step generates.
+    images_per_sample = 1
     # Beside weights and noise, what samples depend on: a recording holds as long as it is the same.
     sampling_options: Hashable = ()
 
@@ -66,7 +68,7 @@ class GenerativeModel(nn.Module, ABC):
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """The shape of one sample: (C, H, W) of pictures, (D,) of points."""
+        """The shape of one sample: (C, H, W) of images, (D,) of points."""
         return self.generator.data_shape
 
     @property
@@ -109,7 +111,7 @@ class GenerativeModel(nn.Module, ABC):
     ) -> Tensor:
         """Return samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
 
-        Pictures are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
+        Images are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
         index alone: ``batch_size``, or a division among processes, changes it by rounding at most.
         ``progress(k)`` is called after each batch of k samples. ``cuda_graph`` records the drawing
         of a whole batch on a GPU and replays it for the next ones, in later calls as well, as long
@@ -140,7 +142,7 @@ class GenerativeModel(nn.Module, ABC):
         return torch.cat(batches) if batches else self.empty_output()
 
     def to_output(self, x0: Tensor) -> Tensor:
-        """Return x_0 as the data set has it: uint8 pictures, or points in its units."""
+        """Return x_0 as the data set has it: uint8 images, or points in its units."""
         return self.data_preprocessor.restore(x0)
 
     def empty_output(self) -> Tensor:
@@ -219,6 +221,16 @@ def _precision(device_type: str) -> torch.dtype | None:
     """The dtype of autocast around the caller, None without."""
     enabled = torch.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if enabled else None
+
+
+def check_shapes(dataset: Dataset, model: nn.Module) -> None:
+    """Raise ConfigError if the data set and the model disagree on the shape of a sample."""
+    data, expected = getattr(dataset, "image_shape", None), getattr(model, "data_shape", None)
+    if data is not None and expected is not None and tuple(data) != tuple(expected):
+        raise ConfigError(
+            f"the data set has samples of shape {tuple(data)}, the generator makes "
+            f"{tuple(expected)}; change model.generator or the data set's pipeline"
+        )
 
 
 def build(module: dict | nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrizati
 from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
 from ddgan.models.base import build
 from ddgan.models.losses import mean_per_step, non_saturating_loss, r1_penalty
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 
@@ -60,14 +60,14 @@ class DDGAN(AdversarialModel):
         """T, one for each denoising step."""
         return self.diffusion.num_steps
 
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the discriminator's loss with R1 on the real x_{t-1} (App. C.2), summed."""
-        t, x_prev, x_t = self.diffuse_pair(x0, random)
+        t, x_prev, x_t = self.diffuse_pair(x0, rng)
         with torch.no_grad():
-            fake_prev = self.denoise(self.replica("generator"), x_t, t, random)
+            fake_prev = self.denoise(self.replica("generator"), x_t, t, rng)
 
-        real_logits, r1 = self.judge_real(x_prev, t, x_t, random)
-        fake_logits = self.judge(self.replica("discriminator"), fake_prev, t, x_t, random)
+        real_logits, r1 = self.judge_real(x_prev, t, x_t, rng)
+        fake_logits = self.judge(self.replica("discriminator"), fake_prev, t, x_t, rng)
 
         per_sample = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
             fake_logits, real=False
@@ -85,48 +85,48 @@ class DDGAN(AdversarialModel):
             logs["r1"] = r1.detach()
         return loss, logs
 
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the generator's non-saturating loss on a fresh t, noise and z (App. C.2)."""
-        t, _, x_t = self.diffuse_pair(x0, random)
-        fake_prev = self.denoise(self.replica("generator"), x_t, t, random)
+        t, _, x_t = self.diffuse_pair(x0, rng)
+        fake_prev = self.denoise(self.replica("generator"), x_t, t, rng)
         # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
-        logits = self.judge(self.discriminator, fake_prev, t, x_t, random)
+        logits = self.judge(self.discriminator, fake_prev, t, x_t, rng)
         loss = non_saturating_loss(logits, real=True).float().mean()
         return loss, {"g_loss": loss.detach()}
 
-    def diffuse_pair(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
+    def diffuse_pair(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
         """Draw t per sample and the pair (x_{t-1}, x_t) of its step; return (t, x_{t-1}, x_t)."""
-        t = random.integers(1, self.diffusion.num_steps)
+        t = rng.integers(1, self.diffusion.num_steps)
         shape = tuple(x0.shape[1:])
-        pair = self.diffusion.q_sample_pair(x0, t, random.normal(shape), random.normal(shape))
+        pair = self.diffusion.q_sample_pair(x0, t, rng.normal(shape), rng.normal(shape))
         return t, *pair
 
-    def denoise(self, generator: nn.Module, x_t: Tensor, t: Tensor, random: StepRandom) -> Tensor:
+    def denoise(self, generator: nn.Module, x_t: Tensor, t: Tensor, rng: StepRandom) -> Tensor:
         """Draw x_{t-1} ~ p(x_{t-1} | x_t) (Eq. 6)."""
-        output = generator(x_t, t - 1, self.latent(random.normal))
-        noise = random.normal(tuple(x_t.shape[1:]))
+        output = generator(x_t, t - 1, self.latent(rng.normal))
+        noise = rng.normal(tuple(x_t.shape[1:]))
         return self.parametrization.x_prev(self.diffusion, output, x_t, t, noise)
 
     def judge(
-        self, discriminator: nn.Module, x_prev: Tensor, t: Tensor, x_t: Tensor, random: StepRandom
+        self, discriminator: nn.Module, x_prev: Tensor, t: Tensor, x_t: Tensor, rng: StepRandom
     ) -> Tensor:
         """Return the logits (B, 1) of pairs (x_{t-1}, x_t)."""
         if self.augment is not None:
-            x_prev = self.augment(x_prev, random)
+            x_prev = self.augment(x_prev, rng)
         return discriminator(x_prev, t - 1, x_t)
 
     def judge_real(
-        self, x_prev: Tensor, t: Tensor, x_t: Tensor, random: StepRandom
+        self, x_prev: Tensor, t: Tensor, x_t: Tensor, rng: StepRandom
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits of real pairs and, where it is due, the R1 penalty."""
         discriminator = self.replica("discriminator")
         if self.r1_gamma == 0 or self.iteration % self.r1_interval != 0:
-            return self.judge(discriminator, x_prev, t, x_t, random), None
+            return self.judge(discriminator, x_prev, t, x_t, rng), None
         # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
         # compiled graph has no second derivative.
         with without_autocast(x_prev.device), uncompiled():
             x_prev = x_prev.detach().requires_grad_(True)
-            logits = self.judge(discriminator, x_prev, t, x_t, random)
+            logits = self.judge(discriminator, x_prev, t, x_t, rng)
             return logits, r1_penalty(logits, x_prev)
 
     def latent(self, normal: Callable[[tuple[int, ...]], Tensor]) -> Tensor | None:

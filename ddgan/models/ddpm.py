@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, shared_index, sub_steps
 from ddgan.models.base import GenerativeModel
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 SAMPLERS = ("ddpm", "ddim")
@@ -41,7 +41,7 @@ class DDPM(GenerativeModel):
         ``sampler`` is ``"ddpm"``, ancestral sampling with the posterior's variance, or ``"ddim"``
         (Song et al., 2021) with ``eta``, 0 for deterministic. Either takes ``sampling_steps``
         steps, all T by default, chosen by ``spacing`` (see ``sub_steps``). ``clip`` bounds the
-        predicted x_0 to [-1, 1] in sampling, as pictures are. ``set_sampler`` changes all this
+        predicted x_0 to [-1, 1] in sampling, as images are. ``set_sampler`` changes all this
         after training; the average is described in ``GenerativeModel``.
         """
         super().__init__(
@@ -93,22 +93,22 @@ class DDPM(GenerativeModel):
 
     def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
         """Update the network and its average with one batch."""
-        random = StepRandom(len(data["x"]), self.device)
-        x0 = self.data_preprocessor(data, random)
+        rng = StepRandom(len(data["x"]), self.device)
+        x0 = self.data_preprocessor(data, rng)
         optim = optim_wrapper["generator"]
         with optim.optim_context(self.replica("generator")):
-            loss = self.loss(x0, random)
+            loss = self.loss(x0, rng)
             optim.update_params(loss)
-        self.images_seen += len(x0) * random.world_size
+        self.images_seen += len(x0) * rng.world_size
         if optim.should_update():
             self.update_ema()
         self.iteration += 1
         return {"loss": loss.detach()}
 
-    def loss(self, x0: Tensor, random: StepRandom) -> Tensor:
+    def loss(self, x0: Tensor, rng: StepRandom) -> Tensor:
         """Return L_simple, the mean squared error of the predicted noise at t ~ U{1, …, T}."""
-        t = random.integers(1, self.diffusion.num_steps)
-        eps = random.normal(tuple(x0.shape[1:]))
+        t = rng.integers(1, self.diffusion.num_steps)
+        eps = rng.normal(tuple(x0.shape[1:]))
         x_t = self.diffusion.q_sample(x0, t, eps)
         return F.mse_loss(self.replica("generator")(x_t, t - 1).float(), eps)
 

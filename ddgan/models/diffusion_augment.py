@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 
@@ -19,7 +19,7 @@ class DiffusionAugmentation(nn.Module):
         super().__init__()
         self.diffusion = Diffusion(num_steps, beta_min=beta_min, beta_max=beta_max)
 
-    def forward(self, x: Tensor, random: StepRandom) -> Tensor:
+    def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
         """Return perturbed samples (N, …), differentiable with respect to ``x``."""
-        t = random.integers(0, self.diffusion.num_steps - 1)
-        return self.diffusion.q_sample(x, t, random.normal(tuple(x.shape[1:])))
+        t = rng.integers(0, self.diffusion.num_steps - 1)
+        return self.diffusion.q_sample(x, t, rng.normal(tuple(x.shape[1:])))

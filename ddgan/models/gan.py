@@ -10,7 +10,7 @@ from ddgan.diffusion import SampleNoise
 from ddgan.errors import ConfigError
 from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
 from ddgan.models.losses import non_saturating_loss
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 
@@ -50,10 +50,10 @@ class GAN(LatentGAN):
             data_preprocessor=data_preprocessor,
         )
 
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return -log D(x_0) - log(1 - D(G(z))), averaged over the batch."""
         with torch.no_grad():
-            fake = self.replica("generator")(self.latent(random))
+            fake = self.replica("generator")(self.latent(rng))
         discriminator = self.replica("discriminator")
         real_logits, fake_logits = discriminator(x0), discriminator(fake)
         loss = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
@@ -62,16 +62,16 @@ class GAN(LatentGAN):
         loss = loss.float().mean()
         return loss, {"d_loss": loss.detach(), **logit_means(real_logits, fake_logits)}
 
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return -log D(G(z)) on fresh latents, averaged over the batch."""
-        fake = self.replica("generator")(self.latent(random))
+        fake = self.replica("generator")(self.latent(rng))
         # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
         loss = non_saturating_loss(self.discriminator(fake), real=True).float().mean()
         return loss, {"g_loss": loss.detach()}
 
-    def latent(self, random: StepRandom) -> Tensor:
+    def latent(self, rng: StepRandom) -> Tensor:
         """Return z ~ N(0, I) for a train step, (B, latent_dim)."""
-        return random.normal((self.generator.latent_dim,))
+        return rng.normal((self.generator.latent_dim,))
 
     def draw(
         self,
@@ -133,15 +133,15 @@ class WGANGP(GAN):
                 )
         return super().train_step(data, optim_wrapper)
 
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return D(G(z)) - D(x_0) with the gradient penalty on lines between the two."""
         with torch.no_grad():
-            fake = self.replica("generator")(self.latent(random))
+            fake = self.replica("generator")(self.latent(rng))
         discriminator = self.replica("discriminator")
         real_logits, fake_logits = discriminator(x0), discriminator(fake)
         loss = (fake_logits - real_logits).float().mean()
 
-        position = random.uniform().reshape(-1, *([1] * (x0.ndim - 1)))
+        position = rng.uniform().reshape(-1, *([1] * (x0.ndim - 1)))
         # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
         # compiled graph has no second derivative.
         with without_autocast(x0.device), uncompiled():
@@ -154,9 +154,9 @@ class WGANGP(GAN):
         }
         return loss + self.penalty_weight * penalty, logs
 
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return -D(G(z)) on fresh latents, averaged over the batch."""
-        fake = self.replica("generator")(self.latent(random))
+        fake = self.replica("generator")(self.latent(rng))
         loss = -self.discriminator(fake).float().mean()
         return loss, {"g_loss": loss.detach()}
 

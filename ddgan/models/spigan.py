@@ -11,13 +11,13 @@ from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without
 from ddgan.models.base import build
 from ddgan.models.losses import non_saturating_loss, r1_penalty
 from ddgan.models.path_length import PathLengthPenalty, path_lengths
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 
 @MODELS.register_module()
 class SPIGAN(AdversarialModel):
-    """One GAN for the pictures i(t) on the straight path, sampled in one evaluation (Algorithm 1).
+    """One GAN for the images i(t) on the straight path, sampled in one evaluation (Algorithm 1).
 
     Time runs along the path: i(0) = x_T is noise, i(1) = x_0 is data.
     """
@@ -71,7 +71,7 @@ class SPIGAN(AdversarialModel):
                 f"r1_gamma is {r1_gamma} and path_length_weight {path_length_weight}; expected "
                 "weights of at least 0"
             )
-        self.num_points = self.pictures_per_sample = num_points
+        self.num_points = self.images_per_sample = num_points
         self.fixed_points = fixed_points
         self.path = StraightPath(sde, beta_min, beta_max, sigma_min, sigma_max)
         self.r1_gamma = r1_gamma
@@ -82,17 +82,17 @@ class SPIGAN(AdversarialModel):
         self.augment = None if augment is None else build(augment)
         self.truncation = truncation
 
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the loss of the discriminator with R1 on the real i(t), summed over the times."""
-        times, x_T = self.draw_times(random), self.path.x_T(x0, random.normal(tuple(x0.shape[1:])))
+        times, x_T = self.draw_times(rng), self.path.x_T(x0, rng.normal(tuple(x0.shape[1:])))
         with torch.no_grad():
-            fakes, _ = self.generate(self.replica("generator"), x_T, times, random)
+            fakes, _ = self.generate(self.replica("generator"), x_T, times, rng)
 
         losses, penalties = [], []
         for t, fake in zip(times, fakes, strict=True):
             # Eq. 7, with the x_T from which the fake was made as well.
-            real_logits, r1 = self.judge_real(self.path.interpolate(x0, x_T, t), t, random)
-            fake_logits = self.judge(self.replica("discriminator"), fake, t, random)
+            real_logits, r1 = self.judge_real(self.path.interpolate(x0, x_T, t), t, rng)
+            fake_logits = self.judge(self.replica("discriminator"), fake, t, rng)
             loss = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
                 fake_logits, real=False
             )
@@ -109,7 +109,7 @@ class SPIGAN(AdversarialModel):
             "fake_logit": fake_logits.detach().float().mean(),
         }
         if self.augment is not None:
-            # Of clean pictures alone: noise keeps the discriminator from learning others by heart.
+            # Of clean images alone: noise keeps the discriminator from learning others by heart.
             self.augment.update(real_logits.detach())
             logs["augment_p"] = self.augment.p.clone()
         if penalties[0] is not None:
@@ -118,75 +118,73 @@ class SPIGAN(AdversarialModel):
             logs["r1"] = r1.detach()
         return loss, logs
 
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the generator's non-saturating loss, summed over fresh times on fresh noise."""
-        times, x_T = self.draw_times(random), self.path.x_T(x0, random.normal(tuple(x0.shape[1:])))
-        fakes, _ = self.generate(self.replica("generator"), x_T, times, random)
+        times, x_T = self.draw_times(rng), self.path.x_T(x0, rng.normal(tuple(x0.shape[1:])))
+        fakes, _ = self.generate(self.replica("generator"), x_T, times, rng)
         # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
         logits = [
-            self.judge(self.discriminator, fake, t, random)
+            self.judge(self.discriminator, fake, t, rng)
             for t, fake in zip(times, fakes, strict=True)
         ]
         loss = sum(non_saturating_loss(value, real=True).float().mean() for value in logits)
         logs = {"g_loss": loss.detach()}
         if self.path_length is not None and self.iteration % self.path_length_interval == 0:
-            penalty = self.path_length_penalty(x_T, random)
+            penalty = self.path_length_penalty(x_T, rng)
             loss = loss + self.path_length_weight * self.path_length_interval * penalty
             logs["path_length"] = penalty.detach()
         return loss, logs
 
-    def draw_times(self, random: StepRandom) -> Tensor:
+    def draw_times(self, rng: StepRandom) -> Tensor:
         """Return the times t_1 <= … <= t_K = 1 of a batch, the same for all its samples."""
         count = self.num_points
         if self.fixed_points:
-            return torch.arange(1, count + 1, device=random.device) / count
-        drawn = random.shared_uniform(count - 1).sort().values
+            return torch.arange(1, count + 1, device=rng.device) / count
+        drawn = rng.shared_uniform(count - 1).sort().values
         return torch.cat([drawn, drawn.new_ones(1)])
 
     def generate(
-        self, generator: nn.Module, x_T: Tensor, times: Tensor, random: StepRandom
+        self, generator: nn.Module, x_T: Tensor, times: Tensor, rng: StepRandom
     ) -> tuple[Tensor, Tensor]:
         """Return the fakes î(t) of x_T at ``times``, (K, B, C, H, W), and the styles at 1."""
         count = len(times)
         noise = [
-            random.normal((count, *shape)).transpose(0, 1) for shape in self.generator.noise_shapes
+            rng.normal((count, *shape)).transpose(0, 1) for shape in self.generator.noise_shapes
         ]
         return generator(x_T / self.path.prior_std, times[:-1], noise)
 
-    def judge(
-        self, discriminator: nn.Module, images: Tensor, t: Tensor, random: StepRandom
-    ) -> Tensor:
-        """Return the logits (B, 1) of pictures at one time t."""
+    def judge(self, discriminator: nn.Module, images: Tensor, t: Tensor, rng: StepRandom) -> Tensor:
+        """Return the logits (B, 1) of images at one time t."""
         if self.augment is not None:
-            images = self.augment(images, random)
+            images = self.augment(images, rng)
         return discriminator(images, t.expand(len(images)))
 
     def judge_real(
-        self, images: Tensor, t: Tensor, random: StepRandom
+        self, images: Tensor, t: Tensor, rng: StepRandom
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits of real i(t) and, where it is due, the R1 penalty."""
         discriminator = self.replica("discriminator")
         if self.r1_gamma == 0 or self.iteration % self.r1_interval != 0:
-            return self.judge(discriminator, images, t, random), None
+            return self.judge(discriminator, images, t, rng), None
         # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
         # compiled graph has no second derivative.
         with without_autocast(images.device), uncompiled():
             images = images.detach().requires_grad_(True)
-            logits = self.judge(discriminator, images, t, random)
+            logits = self.judge(discriminator, images, t, rng)
             return logits, r1_penalty(logits, images)
 
-    def path_length_penalty(self, x_T: Tensor, random: StepRandom) -> Tensor:
+    def path_length_penalty(self, x_T: Tensor, rng: StepRandom) -> Tensor:
         """Return the penalty at t = 1 of half of a batch, which is enough and half the memory."""
         half = max(1, len(x_T) // 2)
         with without_autocast(x_T.device), uncompiled():
-            noise = [random.normal(shape)[None, :half] for shape in self.generator.noise_shapes]
+            noise = [rng.normal(shape)[None, :half] for shape in self.generator.noise_shapes]
             generator = self.replica("generator")
             images, styles = generator(x_T[:half] / self.path.prior_std, None, noise)
-            directions = random.normal(tuple(images.shape[2:]))[:half]
+            directions = rng.normal(tuple(images.shape[2:]))[:half]
             return self.path_length(path_lengths(images[-1], styles, directions))
 
     def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
-        """Return z of one sample, or a picture and its time."""
+        """Return z of one sample, or an image and its time."""
         x = torch.zeros(1, *self.data_shape)
         if network == "discriminator":
             return x, torch.ones(1)
@@ -213,7 +211,7 @@ class SPIGAN(AdversarialModel):
 
     def split_noise(self, noise: SampleNoise) -> tuple[Tensor, list[Tensor]]:
         """Return z (B, C, H, W) and the (B, 1, H, W) noise of each synthesis layer."""
-        # All of one stream: for small pictures the number of draws is what takes time.
+        # All of one stream: for small images the number of draws is what takes time.
         shapes = [self.data_shape, *self.generator.noise_shapes]
         counts = [math.prod(shape) for shape in shapes]
         parts = noise.normal(0, (sum(counts),)).split(counts, dim=1)

@@ -12,7 +12,7 @@ from ddgan.models.base import build
 from ddgan.models.gan import LatentGAN, logit_means
 from ddgan.models.losses import non_saturating_loss, r1_penalty
 from ddgan.models.path_length import PathLengthPenalty, path_lengths
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.networks.stylegan2_generator import draw_crossing
 from ddgan.networks.stylegan2_synthesis import noise_shapes
 from ddgan.registry import MODELS
@@ -22,7 +22,7 @@ from ddgan.registry import MODELS
 class StyleGAN2(LatentGAN):
     """StyleGAN2 with lazy R1, path length regularization, style mixing and augmentation.
 
-    ``generator`` is a ``StyleGAN2Generator``, ``discriminator`` takes pictures alone.
+    ``generator`` is a ``StyleGAN2Generator``, ``discriminator`` takes images alone.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class StyleGAN2(LatentGAN):
         self.truncation = truncation
         self.noise_shapes = noise_shapes(self.data_shape[-1])
 
-    def discriminator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the discriminator's non-saturating loss, with R1 where it is due."""
         with torch.no_grad():
-            fake, _ = self.generate(random)
-        real_logits, r1 = self.judge_real(x0, random)
-        fake_logits = self.judge(self.replica("discriminator"), fake, random)
+            fake, _ = self.generate(rng)
+        real_logits, r1 = self.judge_real(x0, rng)
+        fake_logits = self.judge(self.replica("discriminator"), fake, rng)
         loss = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
             fake_logits, real=False
         )
@@ -92,50 +92,50 @@ class StyleGAN2(LatentGAN):
             logs["r1"] = r1.detach()
         return loss, logs
 
-    def generator_loss(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Logs]:
+    def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
         """Return the generator's non-saturating loss, with path lengths where they are due."""
-        fake, _ = self.generate(random)
+        fake, _ = self.generate(rng)
         # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
-        logits = self.judge(self.discriminator, fake, random)
+        logits = self.judge(self.discriminator, fake, rng)
         loss = non_saturating_loss(logits, real=True).float().mean()
         logs = {"g_loss": loss.detach()}
         if self.path_length is not None and self.iteration % self.path_length_interval == 0:
             with without_autocast(x0.device), uncompiled():
                 # Half of a batch is enough, and half the memory.
-                images, styles = self.generate(random, max(1, len(x0) // 2))
-                directions = random.normal(tuple(images.shape[1:]))[: len(images)]
+                images, styles = self.generate(rng, max(1, len(x0) // 2))
+                directions = rng.normal(tuple(images.shape[1:]))[: len(images)]
                 penalty = self.path_length(path_lengths(images, styles, directions))
             loss = loss + self.path_length_weight * self.path_length_interval * penalty
             logs["path_length"] = penalty.detach()
         return loss, logs
 
-    def generate(self, random: StepRandom, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return pictures (B, C, H, W) of fresh latents and their styles, the first ``count``."""
+    def generate(self, rng: StepRandom, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) of fresh latents and their styles, the first ``count``."""
         latent = (self.generator.latent_dim,)
-        z = random.normal(latent)[:count]
-        layers = [random.normal(shape)[:count] for shape in self.noise_shapes]
+        z = rng.normal(latent)[:count]
+        layers = [rng.normal(shape)[:count] for shape in self.noise_shapes]
         mixing = None
         if self.mixing_probability:
-            crossing = draw_crossing(random.uniform, self.generator.num_ws, self.mixing_probability)
-            mixing = random.normal(latent)[:count], crossing[:count]
+            crossing = draw_crossing(rng.uniform, self.generator.num_ws, self.mixing_probability)
+            mixing = rng.normal(latent)[:count], crossing[:count]
         return self.replica("generator")(z, 1.0, _by_layer(layers), mixing=mixing, return_ws=True)
 
-    def judge(self, discriminator: nn.Module, images: Tensor, random: StepRandom) -> Tensor:
-        """Return the logits (B, 1) of pictures, augmented if asked."""
+    def judge(self, discriminator: nn.Module, images: Tensor, rng: StepRandom) -> Tensor:
+        """Return the logits (B, 1) of images, augmented if asked."""
         if self.augment is not None:
-            images = self.augment(images, random)
+            images = self.augment(images, rng)
         return discriminator(images)
 
-    def judge_real(self, x0: Tensor, random: StepRandom) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of real pictures and, where it is due, the R1 penalty."""
+    def judge_real(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of real images and, where it is due, the R1 penalty."""
         discriminator = self.replica("discriminator")
         if self.r1_gamma == 0 or self.iteration % self.r1_interval != 0:
-            return self.judge(discriminator, x0, random), None
+            return self.judge(discriminator, x0, rng), None
         # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
         # compiled graph has no second derivative.
         with without_autocast(x0.device), uncompiled():
             x0 = x0.detach().requires_grad_(True)
-            logits = self.judge(discriminator, x0, random)
+            logits = self.judge(discriminator, x0, rng)
             return logits, r1_penalty(logits, x0)
 
     @property
@@ -149,8 +149,8 @@ class StyleGAN2(LatentGAN):
         generator: nn.Module,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return the pictures of z ~ N(0, I), truncated as the model is set."""
-        # All of one stream: for small pictures the number of draws is what takes time.
+        """Return the images of z ~ N(0, I), truncated as the model is set."""
+        # All of one stream: for small images the number of draws is what takes time.
         shapes = [(self.generator.latent_dim,), *self.noise_shapes]
         counts = [math.prod(shape) for shape in shapes]
         parts = noise.normal(0, (sum(counts),)).split(counts, dim=1)

@@ -162,7 +162,7 @@ class OutputStart(nn.Module):
 
 
 class OutputSkip(nn.Module):
-    """Add this level's picture to the upsampled picture of the level below."""
+    """Add this level's image to the upsampled image of the level below."""
 
     def __init__(self, in_channels: int, out_channels: int, fir_kernel: FirKernel):
         super().__init__()
@@ -171,7 +171,7 @@ class OutputSkip(nn.Module):
         self.upsample = Upsample(out_channels, out_channels, with_conv=False, fir_kernel=fir_kernel)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features as they are and the new picture."""
+        """Return the features as they are and the new image."""
         return h, self.upsample(pyramid) + self.conv(self.norm(h))
 
 

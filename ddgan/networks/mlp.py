@@ -1,4 +1,4 @@
-"""Fully connected generators and discriminators: for points, and for very small pictures.
+"""Fully connected generators and discriminators: for points, and for very small images.
 
 The sizes for the 25 Gaussians are those of DDGAN, Appendix C.5.
 """
@@ -46,7 +46,7 @@ def _check_data(data_shape: tuple[int, ...], **data: Tensor) -> None:
 class MLPGenerator(nn.Module):
     """Predict x_0 from x_t, the time and a latent, all concatenated; ``num_steps`` is T.
 
-    ``latent_dim=0`` means no latent. ``tanh`` bounds the output, as pictures are. The time enters
+    ``latent_dim=0`` means no latent. ``tanh`` bounds the output, as images are. The time enters
     as t/T, or with ``time_embedding_dim`` as that many sines and cosines of t, which tell hundreds
     of steps apart. In DDPM the network predicts the noise instead of x_0.
     """
@@ -98,7 +98,7 @@ class MLPGenerator(nn.Module):
 class MLPLatentGenerator(nn.Module):
     """Map a latent z to a sample at once, as the generator of a plain GAN does.
 
-    ``tanh`` bounds the output, as pictures are.
+    ``tanh`` bounds the output, as images are.
     """
 
     def __init__(

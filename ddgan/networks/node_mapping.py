@@ -18,10 +18,10 @@ SILU_GAIN = 1.6766
 
 
 class NoiseEmbedding(nn.Module):
-    """The network o: noise in the shape of a picture → h(0), by pooling and one linear layer.
+    """The network o: noise in the shape of an image → h(0), by pooling and one linear layer.
 
-    Pictures larger than ``pool_to`` pixels are averaged down to it first: the noise loses nothing
-    but its redundancy, and a layer of 256 x 256 pictures would have 100 million weights. The
+    Images larger than ``pool_to`` pixels are averaged down to it first: the noise loses nothing
+    but its redundancy, and a layer of 256 x 256 images would have 100 million weights. The
     average of k pixels is scaled by √k, which keeps white noise white, of variance 1.
     """
 

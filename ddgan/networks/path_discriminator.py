@@ -1,4 +1,4 @@
-"""A fully connected discriminator of i(t), for very small pictures."""
+"""A fully connected discriminator of i(t), for very small images."""
 
 import math
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class MLPPathDiscriminator(nn.Module):
         self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, *data_shape) pictures and times (N,) in [0, 1].
+        """Return logits (N, 1) for (N, *data_shape) images and times (N,) in [0, 1].
 
         Raises ValueError for shapes that do not fit.
         """

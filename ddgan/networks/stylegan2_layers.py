@@ -34,7 +34,7 @@ def channel_counts(image_size: int, channel_base: int, max_channels: int) -> dic
     if image_size not in (8, 16, 32, 64, 128, 256, 512, 1024):
         raise ValueError(
             f"image_size is {image_size}; expected a power of two from 8 to 1024, as each block "
-            "doubles the resolution; resize or crop the pictures"
+            "doubles the resolution; resize or crop the images"
         )
     if channel_base < image_size or max_channels < 1:
         raise ValueError(

@@ -205,7 +205,7 @@ def _wanted(ctx) -> list[bool]:
     """Whether the running backward uses the gradient of each input that is a tensor.
 
     ``needs_input_grad`` says which ones require a gradient, among them weights while
-    ``autograd.grad`` asks for that of the pictures alone, as R1 does.
+    ``autograd.grad`` asks for that of the images alone, as R1 does.
     """
 
     def runs(node: Any) -> bool:

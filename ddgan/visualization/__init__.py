@@ -1,4 +1,4 @@
-"""Pictures of samples and runs, and the files that hold samples."""
+"""Images of samples and runs, and the files that hold samples."""
 
 from ddgan.visualization.convergence import plot_convergence
 from ddgan.visualization.curves import plot_curves, read_scalars

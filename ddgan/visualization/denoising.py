@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ddgan.diffusion import Diffusion, GaussianMixture
+from ddgan.diffusion import Diffusion
+from ddgan.visualization.mixture import GaussianMixture
 
 DATA, TRUE, NORMAL, POINT = "0.45", "#1b6ca8", "#e4572e", "#111111"
 # Unequal modes of unit variance in all, and a diffusion mild enough that x_T tells something of

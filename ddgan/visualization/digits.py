@@ -25,17 +25,17 @@ def plot_digits(
         grid = list(part.subplots(height, columns, squeeze=False).flat)
         for axes in grid:
             axes.axis("off")
-        pictures = samples.cpu().permute(0, 2, 3, 1).numpy()
-        for axes, picture, label in zip(grid, pictures, labels, strict=False):
-            axes.imshow(_taken_apart(picture), interpolation="nearest")
+        images = samples.cpu().permute(0, 2, 3, 1).numpy()
+        for axes, image, label in zip(grid, images, labels, strict=False):
+            axes.imshow(_taken_apart(image), interpolation="nearest")
             axes.set_title(f"{label:03d}", fontsize=9, pad=2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
 
 
-def _taken_apart(picture: np.ndarray) -> np.ndarray:
-    """Put an (H, W, 3) picture and its three channels in grey side by side."""
-    gap = np.full((picture.shape[0], 1, 3), 255, np.uint8)
-    channels = [np.repeat(picture[..., i : i + 1], 3, -1) for i in range(3)]
-    parts = [picture, *(part for channel in channels for part in (gap, channel))]
+def _taken_apart(image: np.ndarray) -> np.ndarray:
+    """Put an (H, W, 3) image and its three channels in grey side by side."""
+    gap = np.full((image.shape[0], 1, 3), 255, np.uint8)
+    channels = [np.repeat(image[..., i : i + 1], 3, -1) for i in range(3)]
+    parts = [image, *(part for channel in channels for part in (gap, channel))]
     return np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""Grids of pictures and scatter plots of points."""
+"""Grids of images and scatter plots of points."""
 
 import gc
 import io
@@ -13,9 +13,9 @@ MIN_TILE = 32
 
 
 def image_grid(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Return (N, C, H, W) uint8 pictures as one (rows, columns, 3) uint8 picture.
+    """Return (N, C, H, W) uint8 images as one (rows, columns, 3) uint8 image.
 
-    Pictures below 32 pixels are enlarged by a whole factor, pixel by pixel, to be recognisable.
+    Images below 32 pixels are enlarged by a whole factor, pixel by pixel, to be recognisable.
     C is 1 or 3; the grid is about square unless ``columns`` is given.
     """
     n, channels, height, width = images.shape
@@ -36,7 +36,7 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 2) -> np.n
 
 
 def scatter(points: Tensor) -> np.ndarray:
-    """Return a plot of (N, D >= 2) points, the first two coordinates, as a uint8 picture."""
+    """Return a plot of (N, D >= 2) points, the first two coordinates, as a uint8 image."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
@@ -53,8 +53,8 @@ def scatter(points: Tensor) -> np.ndarray:
 
 
 def save_samples(samples: Tensor, path: str | Path) -> np.ndarray:
-    """Write samples as one PNG, a grid of pictures or a plot of points, and return the picture."""
-    picture = image_grid(samples) if samples.ndim == 4 else scatter(samples)
+    """Write samples as one PNG, a grid of images or a plot of points, and return the image."""
+    image = image_grid(samples) if samples.ndim == 4 else scatter(samples)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, format="PNG")
-    return picture
+    Image.fromarray(image).save(path, format="PNG")
+    return image

@@ -1,4 +1,4 @@
-"""SPI-GAN's latents as pictures: along the path h(0) → h(1), between two z, between two h(1)."""
+"""SPI-GAN's latents as images: along the path h(0) → h(1), between two z, between two h(1)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ddgan.visualization.grid import image_grid
 
 @torch.no_grad()
 def along_path(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the pictures of h(t) for ``points`` times from 0 to 1 (SPI-GAN, Figs. 3 and 9).
+    """Return the images of h(t) for ``points`` times from 0 to 1 (SPI-GAN, Figs. 3 and 9).
 
     (rows, points, C, H, W) uint8, from the averaged generator. Row i follows sample i of ``seed``
     and ends with it.
@@ -26,7 +26,7 @@ def along_path(model: GenerativeModel, rows: int, points: int, seed: int = 0) ->
 
 @torch.no_grad()
 def between_noise(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the pictures of z = (1 - a) z' + a z'' for ``points`` a from 0 to 1 (Fig. 10).
+    """Return the images of z = (1 - a) z' + a z'' for ``points`` a from 0 to 1 (Fig. 10).
 
     The same shape as ``along_path``. Row i leads from sample i to sample rows + i, with the layer
     noise of the former.
@@ -39,16 +39,16 @@ def between_noise(model: GenerativeModel, rows: int, points: int, seed: int = 0)
 
 @torch.no_grad()
 def between_latents(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the pictures of h(1) = (1 - a) h(1)' + a h(1)'' (Fig. 11), as ``between_noise``."""
+    """Return the images of h(1) = (1 - a) h(1)' + a h(1)'' (Fig. 11), as ``between_noise``."""
     model, z, noise = _start(model, rows, points, seed, partners=True)
     h = model.generator_ema.latents(z)[-1]
     return _render(model, _between(h[:rows], h[rows:], points), noise)
 
 
-def save_rows(pictures: Tensor, path: str | Path) -> None:
-    """Write (rows, points, C, H, W) uint8 pictures as one PNG."""
+def save_rows(images: Tensor, path: str | Path) -> None:
+    """Write (rows, points, C, H, W) uint8 images as one PNG."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    grid = image_grid(pictures.flatten(0, 1), columns=pictures.shape[1])
+    grid = image_grid(images.flatten(0, 1), columns=images.shape[1])
     Image.fromarray(grid).save(path, format="PNG")
 
 
@@ -74,6 +74,6 @@ def _between(start: Tensor, stop: Tensor, points: int) -> Tensor:
 
 
 def _render(model: SPIGAN, h: Tensor, noise: list[Tensor]) -> Tensor:
-    """Return the pictures of latents (rows, points, D), with one layer noise for each row."""
+    """Return the images of latents (rows, points, D), with one layer noise for each row."""
     columns = [model.generator_ema.render(part, noise) for part in h.unbind(1)]
     return torch.stack([model.to_output(images) for images in columns], dim=1)

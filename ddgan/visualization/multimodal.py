@@ -16,7 +16,7 @@ from ddgan.models import DDGAN, GenerativeModel
 class Draws:
     """Draws of p(x_0 | x_t) for each of N examples at each t in {1, …, T}.
 
-    ``x0`` is (N, …), ``x_t`` (T, N, …) and ``draws`` (T, num, N, …): pictures in [-1, 1], points.
+    ``x0`` is (N, …), ``x_t`` (T, N, …) and ``draws`` (T, num, N, …): images in [-1, 1], points.
     """
 
     x0: Tensor
@@ -32,7 +32,7 @@ class Draws:
 def draw_each_step(model: GenerativeModel, samples: Tensor, num: int, seed: int = 0) -> Draws:
     """Diffuse ``samples`` to each t and draw x_0 again, ``num`` times each, with the average.
 
-    ``samples`` are (N, C, H, W) uint8 pictures or (N, D) points. The same noise is used for every
+    ``samples`` are (N, C, H, W) uint8 images or (N, D) points. The same noise is used for every
     t, so that what changes along t is its share. Raises UserError for a model that is not DDGAN,
     samples of another shape and num below 2.
     """
@@ -66,10 +66,10 @@ def plot_multimodal(
 ) -> None:
     """Draw ``draw_each_step`` as a PNG: the data, then a column for each t, x_t above its draws.
 
-    For pictures each of the N examples is a block of 1 + num rows; points are scattered.
+    For images each of the N examples is a block of 1 + num rows; points are scattered.
     """
     drawn = draw_each_step(model, samples, num, seed)
-    figure = _points(drawn) if samples.ndim == 2 else _pictures(drawn)
+    figure = _points(drawn) if samples.ndim == 2 else _images(drawn)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
 
@@ -78,7 +78,7 @@ def _titles(drawn: Draws) -> list[str]:
     return [f"t = {t}\nspread {s:.2f}" for t, s in enumerate(drawn.spread(), 1)]
 
 
-def _pictures(drawn: Draws):
+def _images(drawn: Draws):
     from matplotlib.figure import Figure
 
     steps, num, n = drawn.draws.shape[:3]
@@ -106,8 +106,8 @@ def _pictures(drawn: Draws):
     return figure
 
 
-def _show(axes, picture: Tensor) -> None:
-    pixels = (picture.float().cpu().permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
+def _show(axes, image: Tensor) -> None:
+    pixels = (image.float().cpu().permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1)
     # One channel is grey.
     axes.imshow(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels)
 

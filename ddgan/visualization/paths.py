@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ddgan.data import StackedDigits
-from ddgan.diffusion import GaussianMixture, StraightPath, reverse_sde, vp_alpha_bar
+from ddgan.diffusion import StraightPath
+from ddgan.visualization.mixture import GaussianMixture
+from ddgan.visualization.reverse_sde import reverse_sde, vp_alpha_bar
 
 LINE = GaussianMixture(
     torch.tensor([0.35, 0.2, 0.45]),
@@ -24,7 +26,7 @@ COLUMNS = ("reverse SDE", "straight path")
 NUM_STEPS = 500
 # More ways than this are a tangle in the plane.
 IN_PLANE = 3
-# Pictures are shown at these shares of the way.
+# Images are shown at these shares of the way.
 SHARES = torch.linspace(0, 1, 9).tolist()
 
 
@@ -50,7 +52,7 @@ def path_lengths_of(paths: Tensor) -> Tensor:
 
 
 def plot_paths(path: str | Path, num: int = 8, seed: int = 0) -> None:
-    """Draw both ways in one dimension over time, in the plane, and as pictures, as a PNG.
+    """Draw both ways in one dimension over time, in the plane, and as images, as a PNG.
 
     Grey shows the exact density on the way. The digits' rows follow one x_T to one x_0 of 500
     digits.
@@ -117,14 +119,14 @@ def _draw_digits(figure, seed: int) -> None:
     figure.suptitle("a digit along both ways, at shares of the way", fontsize=12)
     digits = StackedDigits(num_samples=500)
     # One of the three channels is one digit, in grey.
-    pictures = torch.stack([digits[i]["x"][0] for i in range(len(digits))])
-    means = pictures.flatten(1) / 127.5 - 1
+    images = torch.stack([digits[i]["x"][0] for i in range(len(digits))])
+    means = images.flatten(1) / 127.5 - 1
     # Almost the digits themselves: a deviation of 1/20 of the range of a pixel's values.
     data = GaussianMixture(torch.full((500,), 1 / 500), means, torch.full((500,), 0.01))
     rows = figure.subplots(2, len(SHARES))
     for row, title, states in zip(rows, COLUMNS, both_paths(data, 1, seed), strict=True):
         for axes, share in zip(row, SHARES, strict=True):
-            state = states[round(share * (len(states) - 1)), 0].reshape(pictures.shape[1:])
+            state = states[round(share * (len(states) - 1)), 0].reshape(images.shape[1:])
             axes.imshow(state, cmap="gray", vmin=-1, vmax=1)
             axes.set(xticks=[], yticks=[])
             if title == COLUMNS[-1]:

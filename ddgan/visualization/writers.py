@@ -21,7 +21,7 @@ class SampleWriter(Protocol):
     """Takes batches of samples in order; the result is complete only after ``close``."""
 
     def add(self, samples: Tensor) -> None:
-        """Take the next batch: (B, C, H, W) uint8 pictures or (B, D) points."""
+        """Take the next batch: (B, C, H, W) uint8 images or (B, D) points."""
 
     def close(self) -> None:
         """Finish the output."""
@@ -53,10 +53,10 @@ class _Whole:
 
 
 class GridWriter(_Whole):
-    """One PNG: a grid of pictures, or a plot of points."""
+    """One PNG: a grid of images, or a plot of points."""
 
     def write(self, samples: Tensor, path: Path) -> None:
-        """Write the picture."""
+        """Write the image."""
         save_samples(samples, path)
 
 
@@ -83,7 +83,7 @@ class FolderWriter:
         self._next = first_index
 
     def add(self, samples: Tensor) -> None:
-        """Write one file for each picture."""
+        """Write one file for each image."""
         for png in _as_pngs(samples):
             (self.path / f"{self._next:06d}.png").write_bytes(png)
             self._next += 1
@@ -107,7 +107,7 @@ class ZipWriter:
         self._next = first_index
 
     def add(self, samples: Tensor) -> None:
-        """Append the pictures."""
+        """Append the images."""
         for png in _as_pngs(samples):
             self._archive.writestr(f"{self._next:06d}.png", png)
             self._next += 1
@@ -157,11 +157,11 @@ def open_writer(path: str | Path, first_index: int = 0) -> SampleWriter:
 
 def _as_pngs(samples: Tensor) -> list[bytes]:
     if samples.ndim != 4:
-        raise UserError("samples that are not pictures go to a .npz or .png file")
+        raise UserError("samples that are not images go to a .npz or .png file")
     pngs = []
-    for picture in samples.cpu().permute(0, 2, 3, 1).numpy():
+    for image in samples.cpu().permute(0, 2, 3, 1).numpy():
         buffer = io.BytesIO()
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
             buffer, format="PNG"
         )
         pngs.append(buffer.getvalue())

@@ -9,5 +9,5 @@ model = dict(
 )
 train_dataloader = dict(batch_size=8, dataset=dict(num_samples=50))
 train_cfg = dict(max_iters=6)
-custom_hooks = [dict(type="SamplePictures", interval=1_000, num=4)]
+custom_hooks = [dict(type="SampleImages", interval=1_000, num=4)]
 default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=3))

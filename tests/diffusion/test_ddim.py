@@ -9,15 +9,9 @@ import torch
 from scipy import integrate
 from scipy.stats import norm
 
-from ddgan.diffusion import (
-    Diffusion,
-    GaussianMixture,
-    ddim_step,
-    linear_betas,
-    reverse_sde,
-    sub_steps,
-    vp_alpha_bar,
-)
+from ddgan.diffusion import Diffusion, ddim_step, linear_betas, sub_steps
+from ddgan.visualization.mixture import GaussianMixture
+from ddgan.visualization.reverse_sde import reverse_sde, vp_alpha_bar
 
 
 def test_linear_betas_are_those_of_ddpm():

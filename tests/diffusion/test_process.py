@@ -9,7 +9,7 @@ import torch
 
 from ddgan.diffusion import Diffusion, get_parametrization
 
-PARITY = Path(__file__).parents[1] / "data" / "parity_tiny16.npz"
+PARITY = Path(__file__).parents[1] / "fixtures" / "parity_tiny16.npz"
 
 
 def float64_diffusion(num_steps=4, **kwargs):

@@ -3,8 +3,8 @@
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from ddgan.engine.cli import user_errors
 from ddgan.errors import UserError
+from ddgan.utils.cli import user_errors
 
 
 def said(capsys, error):
@@ -32,7 +32,7 @@ class Failing(Dataset):
         try:
             raise ValueError("UserError: within")
         except ValueError:
-            raise UserError("picture 7 is\nbroken: ValueError: bad") from None
+            raise UserError("image 7 is\nbroken: ValueError: bad") from None
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -40,4 +40,4 @@ def test_a_worker_of_a_loader_is_quoted_without_its_traceback(capsys, monkeypatc
     monkeypatch.delenv("DDGAN_TRACEBACK", raising=False)
     with pytest.raises(SystemExit), user_errors():
         list(DataLoader(Failing(), num_workers=num_workers))
-    assert capsys.readouterr().err == "error: picture 7 is\nbroken: ValueError: bad\n"
+    assert capsys.readouterr().err == "error: image 7 is\nbroken: ValueError: bad\n"

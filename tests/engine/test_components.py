@@ -66,8 +66,8 @@ def memmap(root):
 
 
 def mnist(root, split="train"):
-    picture, label = struct.pack(">4i", 0x803, 1, 28, 28), struct.pack(">2i", 0x801, 1)
-    (root / f"{split}-images-idx3-ubyte").write_bytes(picture + bytes(28 * 28))
+    image, label = struct.pack(">4i", 0x803, 1, 28, 28), struct.pack(">2i", 0x801, 1)
+    (root / f"{split}-images-idx3-ubyte").write_bytes(image + bytes(28 * 28))
     (root / f"{split}-labels-idx1-ubyte").write_bytes(label + bytes(1))
     return {"root": str(root)}
 
@@ -183,7 +183,7 @@ ARGUMENTS = {
     "AtomicCheckpoint": nothing,
     "EvaluateMetrics": lambda root: {"metric": "fid"},
     "EqualReplicas": nothing,
-    "SamplePictures": nothing,
+    "SampleImages": nothing,
     "TrainingLog": nothing,
     "PrecisionOptimWrapper": optimizer,
     "PerNetworkOptimWrapperConstructor": lambda root: {"optim_wrapper_cfg": {}},

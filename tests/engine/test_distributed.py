@@ -7,8 +7,8 @@ import torch
 
 from ddgan.apis import load_model
 from ddgan.engine import read_checkpoint
-from ddgan.engine.distributed import first_host, init_process_group, select_device
 from ddgan.errors import ConfigError
+from ddgan.utils.distributed import first_host, init_process_group, select_device
 
 ROOT = Path(__file__).parents[2]
 

@@ -45,9 +45,9 @@ def test_training_is_the_same_with_it(train, tmp_path, trained, monkeypatch):
         "score": {"type": "ToyScore"},
         "pairs": {"type": "ToyPairs", "num_real": 9},
     }
-    train("pictures", tmp_path / "run", custom_hooks=[hook], evaluation=own)
+    train("images", tmp_path / "run", custom_hooks=[hook], evaluation=own)
     with_hook = read_checkpoint(tmp_path / "run" / "iter_14.pth")
-    without = read_checkpoint(trained("pictures") / "iter_14.pth")
+    without = read_checkpoint(trained("images") / "iter_14.pth")
     same(with_hook["state_dict"], without["state_dict"])
     same(with_hook["optimizer"], without["optimizer"])
     found = run_records(tmp_path / "run")

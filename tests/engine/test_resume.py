@@ -27,7 +27,7 @@ def copy_run(source, target, *names):
 
 @pytest.fixture(scope="module")
 def reference(trained):
-    return trained("pictures")
+    return trained("images")
 
 
 def wait_for(path, process, seconds=120):
@@ -40,7 +40,7 @@ def wait_for(path, process, seconds=120):
 
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, start_tool, train, reference):
     folder = tmp_path / "run"
-    config = CONFIGS / "pictures.py"
+    config = CONFIGS / "images.py"
     command = [sys.executable, ROOT / "tools" / "train.py", config, "--work-dir", folder]
     process = start_tool([*command, "--resume"], tmp_path)
     try:
@@ -52,28 +52,28 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, start_tool, 
     assert "training starts at the beginning" in output
     assert not (folder / LAST).exists()
 
-    train("pictures", folder, resume="auto")
+    train("images", folder, resume="auto")
     assert_same_training(folder, reference, LAST)
-    for picture in ("iter_7.png", "iter_14.png"):
-        written = (folder / "samples" / picture).read_bytes()
-        assert written == (reference / "samples" / picture).read_bytes()
+    for image in ("iter_7.png", "iter_14.png"):
+        written = (folder / "samples" / image).read_bytes()
+        assert written == (reference / "samples" / image).read_bytes()
 
 
 def test_resuming_from_a_named_checkpoint(tmp_path, train, reference):
-    train("pictures", tmp_path / "new", resume=reference / "iter_10.pth")
+    train("images", tmp_path / "new", resume=reference / "iter_10.pth")
     assert_same_training(tmp_path / "new", reference, LAST)
 
 
 def test_where_the_checkpoints_fall_does_not_matter(tmp_path, train, reference):
     folder = copy_run(reference, tmp_path / "run", "iter_5.pth")
-    train("pictures", folder, resume="auto", default_hooks__checkpoint__interval=3)
+    train("images", folder, resume="auto", default_hooks__checkpoint__interval=3)
     assert {p.name for p in folder.glob("*.pth")} == {f"iter_{i}.pth" for i in (5, 6, 9, 12, 14)}
     assert_same_training(folder, reference, LAST)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, train, reference):
     folder = copy_run(reference, tmp_path / "run", LAST)
-    train("pictures", folder, resume="auto")
+    train("images", folder, resume="auto")
     assert [p.name for p in folder.glob("*.pth")] == [LAST]
     assert_same_training(folder, reference, LAST)
 
@@ -101,7 +101,7 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, train, reference, last):
     if last is not None:
         (folder / LAST_CHECKPOINT).write_text(last)
     # The end comes soon: what is looked at is where training goes on.
-    runner = train("pictures", folder, resume="auto", train_cfg__max_iters=6)
+    runner = train("images", folder, resume="auto", train_cfg__max_iters=6)
     (log,) = folder.glob("*/*.log")
     text = log.read_text()
     assert "iter_14.pth is truncated" in text
@@ -143,7 +143,7 @@ def test_a_new_run_can_begin_with_the_weights_of_another(tmp_path, train, traine
 
 def test_a_checkpoint_of_another_model_changes_nothing(tmp_path, train, trained):
     with pytest.raises(CheckpointError, match="does not fit the model of the config"):
-        train("points", tmp_path / "run", resume=trained("pictures") / LAST)
+        train("points", tmp_path / "run", resume=trained("images") / LAST)
 
 
 def test_a_checkpoint_of_other_schedulers_is_refused(tmp_path, train, trained):
@@ -162,9 +162,9 @@ def test_a_checkpoint_of_other_schedulers_is_refused(tmp_path, train, trained):
 
 
 def test_a_branch_does_not_delete_what_lies_ahead(tmp_path, train, trained):
-    folder = copy_run(trained("pictures"), tmp_path / "run", "iter_5.pth", "iter_10.pth", LAST)
+    folder = copy_run(trained("images"), tmp_path / "run", "iter_5.pth", "iter_10.pth", LAST)
     train(
-        "pictures",
+        "images",
         folder,
         resume=folder / "iter_5.pth",
         train_cfg__max_iters=8,

@@ -83,7 +83,7 @@ def test_memory_and_files_stay_flat(tmp_path, start_training):
     options = ["train_cfg.max_iters=2000", "default_hooks.checkpoint.interval=50"]
     options += ["default_hooks.logger.interval=50", "model.generator.hidden_dim=4"]
     options += ["model.discriminator.hidden_dim=4"]
-    hooks = {"SamplePictures": {"interval": 400, "num": 4}, "RecordUse": {"interval": 100}}
+    hooks = {"SampleImages": {"interval": 400, "num": 4}, "RecordUse": {"interval": 100}}
     process = start_training(
         faulty(tmp_path, **hooks), "--work-dir", folder, "--cfg-options", *options
     )

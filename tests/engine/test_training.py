@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddgan.engine import read_checkpoint
-from ddgan.engine.hooks import AtomicCheckpoint, RunningMeans, SamplePictures, TrainingLog
+from ddgan.engine.hooks import AtomicCheckpoint, RunningMeans, SampleImages, TrainingLog
 from ddgan.errors import ConfigError, TrainingError
 from ddgan.registry import HOOKS
 
@@ -110,8 +110,8 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(tmp_path, train):
 def test_bf16_trains_on_a_cpu(tmp_path, train):
     short = {"train_cfg__max_iters": 4, "default_hooks__checkpoint__interval": 4}
     half = {f"optim_wrapper__{n}__amp": "bf16" for n in ("generator", "discriminator")}
-    train("pictures", tmp_path / "half", **short, **half)
-    train("pictures", tmp_path / "full", **short)
+    train("images", tmp_path / "half", **short, **half)
+    train("images", tmp_path / "full", **short)
     (low,), (full,) = states(tmp_path / "half", 4), states(tmp_path / "full", 4)
     gaps = [(low[k] - v).abs().max().item() for k, v in full.items() if torch.is_tensor(v)]
     assert all(low[k].dtype == v.dtype for k, v in full.items() if torch.is_tensor(v))
@@ -218,7 +218,7 @@ OTHERS = {
 
 
 def test_scalars_are_written(trained):
-    (file,) = trained("pictures").glob("*/vis_data/scalars.json")
+    (file,) = trained("images").glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12, 14]
     assert set().union(*lines) >= LOSSES | STEPS | OTHERS
@@ -228,8 +228,8 @@ def test_scalars_are_written(trained):
         assert line["images_per_second"] == pytest.approx(6 / line["seconds_per_iter"])
 
 
-def test_tensorboard_has_curves_and_pictures(trained):
-    (file,) = trained("pictures").glob("*/vis_data/events.out.tfevents.*")
+def test_tensorboard_has_curves_and_images(trained):
+    (file,) = trained("images").glob("*/vis_data/events.out.tfevents.*")
     events = EventAccumulator(str(file)).Reload()
     assert set(events.Tags()["scalars"]) >= LOSSES | STEPS | OTHERS
     assert [event.step for event in events.Scalars("d_loss")] == [4, 8, 12, 14]
@@ -237,7 +237,7 @@ def test_tensorboard_has_curves_and_pictures(trained):
 
 
 def test_the_log_tells_speed_and_time_left(trained):
-    (file,) = trained("pictures").glob("*/*.log")
+    (file,) = trained("images").glob("*/*.log")
     text = file.read_text()
     assert "Training from iteration 0 to 14 with global batch 6 (1 x 6)" in text
     number = r"\d+(\.\d+)?"
@@ -246,11 +246,11 @@ def test_the_log_tells_speed_and_time_left(trained):
     assert "WARNING" not in text
 
 
-@pytest.mark.parametrize("hook", [TrainingLog, AtomicCheckpoint, SamplePictures])
+@pytest.mark.parametrize("hook", [TrainingLog, AtomicCheckpoint, SampleImages])
 def test_an_interval_is_at_least_one(hook):
     with pytest.raises(ValueError, match="interval"):
         hook(interval=0)
     with pytest.raises(ValueError, match="num is 0"):
-        SamplePictures(num=0)
+        SampleImages(num=0)
     with pytest.raises(ValueError, match="at least 1 checkpoint kept"):
         AtomicCheckpoint(max_keep_ckpts=0)

@@ -59,6 +59,6 @@ def test_distribution_of_the_data():
         np.zeros((3, 8, 8), dtype=np.uint8),
     ],
 )
-def test_other_pictures_are_refused(images):
+def test_other_images_are_refused(images):
     with pytest.raises(ValueError, match=r"expected uint8 \(N, 3, 8, 8\)"):
         digit_classifier().modes(images)

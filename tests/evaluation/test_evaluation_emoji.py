@@ -1,6 +1,6 @@
-"""Real pictures, prepared by the tool and scored with a real pretrained network: the order counts.
+"""Real photos, prepared by the tool and scored with a real pretrained network: the order counts.
 
-Real against real must score better than blurred pictures and than a set of few kinds, and worse
+Real against real must score better than blurred photos and than a set of few kinds, and worse
 blur worse: the least that is expected of a measure of quality and variety.
 """
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from ddgan.data import ImageMemmap
-from ddgan.data.decoding import to_picture, to_tensor
+from ddgan.data.decoding import to_image, to_tensor
 from ddgan.evaluation.frechet import feature_statistics, frechet_distance
 from ddgan.evaluation.pretrained_extractors import EfficientNetLite0Extractor
 
@@ -33,7 +33,7 @@ def features(real_data, tmp_path_factory, load_tool):
     assert len(data) == 2 * NUM
     order = np.random.default_rng(1).permutation(2 * NUM).tolist()
     images = torch.stack([item["x"] for item in data.__getitems__(order)])
-    # A picture is that of its file, laid over white and shrunk by Pillow alone.
+    # A photo is that of its file, laid over white and shrunk by Pillow alone.
     first = sorted((root / "in").iterdir())[order[0]]
     with Image.open(first) as opened:
         white = Image.new("RGBA", opened.size, (255, 255, 255, 255))
@@ -42,12 +42,12 @@ def features(real_data, tmp_path_factory, load_tool):
     assert (images[0].int() - expected.int()).abs().max() <= 1
     extractor = EfficientNetLite0Extractor(image_size=64)
 
-    def extract(pictures):
-        return torch.cat([extractor(part)["features"] for part in pictures.split(40)])
+    def extract(photos):
+        return torch.cat([extractor(part)["features"] for part in photos.split(40)])
 
     def blurred(sigma):
         blur = ImageFilter.GaussianBlur(sigma)
-        return torch.stack([to_tensor(to_picture(x).filter(blur)) for x in images[NUM:]])
+        return torch.stack([to_tensor(to_image(x).filter(blur)) for x in images[NUM:]])
 
     real = extract(images[NUM:])
     return {
@@ -59,7 +59,7 @@ def features(real_data, tmp_path_factory, load_tool):
     }
 
 
-def test_real_pictures_score_best(features):
+def test_real_images_score_best(features):
     statistics = {name: feature_statistics(values) for name, values in features.items()}
     reference = statistics.pop("reference")
     score = {

@@ -45,7 +45,7 @@ def inception_file(folder):
 
 
 def check(extractor, images):
-    """Check what every extractor promises, and return its outputs for uint8 pictures."""
+    """Check what every extractor promises, and return its outputs for uint8 photos."""
     outputs = extractor(images)
     assert outputs["features"].shape == (len(images), extractor.feature_dim)
     assert all(value.dtype == torch.float32 for value in outputs.values())
@@ -197,7 +197,7 @@ def test_weights_of_another_network_are_refused(folder, inception_file):
         DINOv2Extractor(size="small", weights=str(folder / "another.pth"))
 
 
-def test_pixels_are_the_pictures():
+def test_pixels_are_the_images():
     images = noise(3, size=5)
     extractor = PixelExtractor(image_shape=[3, 5, 5])
     features = check(extractor, images)["features"]
@@ -215,10 +215,10 @@ def test_pixels_are_the_pictures():
 @pytest.mark.parametrize("size", [(96, 64), (7, 300)])
 def test_resizing_is_that_of_pillow(size):
     """Nearly, since Pillow rounds and clips once more between the two directions."""
-    picture = Image.fromarray(load_sample_images().images[1]).crop((100, 50, 300, 200))
-    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    photo = Image.fromarray(load_sample_images().images[1]).crop((100, 50, 300, 200))
+    images = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     ours = normalised(images, size, (0, 0, 0), (1, 1, 1))[0].permute(1, 2, 0) * 255
-    theirs = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32)
+    theirs = np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32)
     difference = np.abs(ours.numpy() - theirs)
     assert difference.mean() < 0.6
     assert difference.max() < 5
@@ -228,8 +228,8 @@ def test_a_pretrained_network_recognises_photographs():
     """A Chinese temple among buildings of ImageNet, and a flower."""
     extractor = EfficientNetLite0Extractor()
     temple, flower = (
-        torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-        for picture in load_sample_images().images
+        torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        for photo in load_sample_images().images
     )
     buildings = {442, 449, 497, 538, 663, 698, 832}  # bell cote to stupa
     assert extractor.name == "efficientnet_lite0_224"
@@ -239,10 +239,10 @@ def test_a_pretrained_network_recognises_photographs():
 
 def patches(n, seed, names=(0, 1)):
     """Patches of 64 pixels of the two photographs, (n, 64, 64, 3)."""
-    pictures = [load_sample_images().images[name] for name in names]
+    photos = [load_sample_images().images[name] for name in names]
     rng = np.random.default_rng(seed)
-    corners = rng.integers(0, [len(pictures), 427 - 64, 640 - 64], size=(n, 3))
-    return np.stack([pictures[p][y : y + 64, x : x + 64] for p, y, x in corners])
+    corners = rng.integers(0, [len(photos), 427 - 64, 640 - 64], size=(n, 3))
+    return np.stack([photos[p][y : y + 64, x : x + 64] for p, y, x in corners])
 
 
 def test_distances_order_sets_as_people_would():
@@ -252,8 +252,8 @@ def test_distances_order_sets_as_people_would():
     blur = ImageFilter.GaussianBlur(1.5)
     blurred = np.stack([np.asarray(Image.fromarray(patch).filter(blur)) for patch in other])
     statistics = []
-    for pictures in (real, other, blurred, half):
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    for photos in (real, other, blurred, half):
+        images = torch.from_numpy(photos).permute(0, 3, 1, 2)
         # A quarter of the 1280 features is enough, and saves most of the time.
         parts = [extractor(part)["features"][:, ::4] for part in images.split(25)]
         statistics.append(feature_statistics(torch.cat(parts)))

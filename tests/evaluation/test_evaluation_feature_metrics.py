@@ -104,7 +104,7 @@ def test_manifold_metrics_are_those_of_prdc():
 @pytest.mark.parametrize(
     ("metric", "least"), [(KernelDistance, 1000), (PrecisionRecall, 4), (DensityCoverage, 6)]
 )
-def test_too_few_pictures_are_an_error_that_says_how_many(metric, least):
+def test_too_few_images_are_an_error_that_says_how_many(metric, least):
     few, many = features(least - 1, 7), features(least, 8)
     for fake, real in ((few, many), (many, few)):
         with pytest.raises(UserError, match=f"= {least}; expected at least"):

@@ -43,7 +43,7 @@ def test_accuracy_on_the_real_test_split(trained, root):
 def test_the_reference_of_real_data(trained, root):
     real = real_mode_coverage(trained, root, 25_600)
     assert real.modes == real.num_modes == 1000
-    # Against scipy's entropy, from pictures rather than from digits.
+    # Against scipy's entropy, from images rather than from digits.
     data = StackedMNIST(root, "test", num_samples=25_600)
     items = data.__getitems__(list(range(2_560)))
     labels = trained.modes(torch.stack([item["x"] for item in items]))
@@ -145,6 +145,6 @@ def test_features(trained, root):
         (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), r"expected \(N, 3, H, W\)"),
     ],
 )
-def test_other_pictures_are_refused(trained, images, message):
+def test_other_images_are_refused(trained, images, message):
     with pytest.raises(ValueError, match=message):
         trained.modes(images)

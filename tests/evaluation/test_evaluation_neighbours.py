@@ -57,7 +57,7 @@ def test_many_tiles(monkeypatch, own):
 
 
 def test_tells_near_copies_apart():
-    """A hundred pictures that differ by less than float32 resolves, among others far away."""
+    """A hundred images that differ by less than float32 resolves, among others far away."""
     rng = np.random.default_rng(2)
     copies = 1000 + 1e-3 * rng.normal(size=(100, 16))
     references = np.concatenate([-1000 + rng.normal(size=(300, 16)), copies])

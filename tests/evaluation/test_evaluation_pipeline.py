@@ -103,7 +103,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_real_pictures_in_shards_give_the_statistics_of_all(tmp_path, pixels, num_workers):
+def test_real_images_in_shards_give_the_statistics_of_all(tmp_path, pixels, num_workers):
     data = StackedDigits(num_samples=1_100)
     reference = real_reference(
         data, pixels, EXTRACTOR, {1_100, 700}, 90, tmp_path, num_workers=num_workers
@@ -115,7 +115,7 @@ def test_real_pictures_in_shards_give_the_statistics_of_all(tmp_path, pixels, nu
     torch.testing.assert_close(reference.statistics[1_100].cov, expected.cov)
     assert reference.statistics[700].num == 700
     assert reference.features.shape == (90, features.shape[1])
-    # A choice of all pictures, each at most once.
+    # A choice of all images, each at most once.
     distances = torch.cdist(reference.features.double(), features.double())
     chosen = distances.argmin(dim=1)
     assert distances.min(dim=1).values.max() < 1e-5
@@ -124,7 +124,7 @@ def test_real_pictures_in_shards_give_the_statistics_of_all(tmp_path, pixels, nu
 
     class Unused(torch.nn.Module):
         def forward(self, images):
-            raise RuntimeError("pictures are looked at")
+            raise RuntimeError("images are looked at")
 
     again = real_reference(data, Unused(), EXTRACTOR, {1_100}, 90, tmp_path)
     assert torch.equal(again.features, reference.features)
@@ -146,7 +146,7 @@ def test_features_that_another_metric_wants_are_kept(tmp_path, pixels):
     assert shards() == []
     first = real_reference(data, pixels, EXTRACTOR, set(), 900, tmp_path).features
     assert shards() == [0, 1]
-    # As for FID alone, of other pictures than before, and for a metric that takes fewer.
+    # As for FID alone, of other images than before, and for a metric that takes fewer.
     real_reference(data, pixels, EXTRACTOR, {1_050}, 0, tmp_path)
     real_reference(data, pixels, EXTRACTOR, set(), 90, tmp_path)
     assert shards() == [0, 1]
@@ -305,7 +305,7 @@ def test_times_are_quantiles_of_the_repeats_after_the_warm_up(monkeypatch):
         SamplingTime(repeats=0)
 
 
-def test_grey_pictures_and_large_batches_are_extracted(pixels, monkeypatch):
+def test_grey_images_and_large_batches_are_extracted(pixels, monkeypatch):
     sizes = []
 
     def extractor(images):

@@ -15,7 +15,7 @@ from ddgan.registry import METRICS, MODELS
 class ToyFeatures(nn.Module):
     """Two channels' means and standard deviations.
 
-    The pictures that it sees are counted in a file; after so many it kills its process.
+    The images that it sees are counted in a file; after so many it kills its process.
     """
 
     feature_dim = 4
@@ -63,7 +63,7 @@ class ToyDistance(ToyMetric):
 
 @METRICS.register_module()
 class ToyPairs(ToyMetric):
-    """Mean distance of each sample from the nearest real picture."""
+    """Mean distance of each sample from the nearest real image."""
 
     needs = "features"
 

@@ -10,7 +10,7 @@ from ddgan.engine import load_config
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.models import DDGAN
 from ddgan.models.diffusion_augment import DiffusionAugmentation
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.registry import DATASETS, MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"

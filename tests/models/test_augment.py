@@ -19,7 +19,7 @@ class Normals:
         return torch.randn((self.n, *shape), generator=self.generator)
 
 
-def pictures(n=4, channels=3, size=8, dtype=torch.float32):
+def images(n=4, channels=3, size=8, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     return torch.rand(n, channels, size, size, generator=generator, dtype=dtype) * 2 - 1
 
@@ -27,14 +27,14 @@ def pictures(n=4, channels=3, size=8, dtype=torch.float32):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_probability_zero_is_exactly_the_identity(channels, dtype):
-    x = pictures(4, channels).to(dtype)
+    x = images(4, channels).to(dtype)
     assert torch.equal(AdaptiveAugmentation()(x, Normals(4)), x)
 
 
 @pytest.mark.parametrize("pipeline", ["b", "g", "c", "bgc"])
 def test_images_that_nothing_was_drawn_for_stay_and_others_do_not(pipeline):
     augment = AdaptiveAugmentation(pipeline, probability=0.1)
-    x = pictures(60)
+    x = images(60)
     out = augment(x, Normals(60))
     same = (out == x).flatten(1).all(1)
     assert 5 < same.sum() < 58
@@ -43,7 +43,7 @@ def test_images_that_nothing_was_drawn_for_stay_and_others_do_not(pipeline):
 
 
 def test_samples_are_transformed_each_by_its_own_draws():
-    augment, x, random = AdaptiveAugmentation(probability=0.8), pictures(6), Normals(6)
+    augment, x, random = AdaptiveAugmentation(probability=0.8), images(6), Normals(6)
     table = random.normal((28,))
 
     class Rows:
@@ -60,8 +60,8 @@ def test_samples_are_transformed_each_by_its_own_draws():
 
 def test_the_pipeline_has_first_and_second_derivatives():
     augment = AdaptiveAugmentation(probability=1.0)
-    x = pictures(2, size=4, dtype=torch.float64).requires_grad_()
-    weight = pictures(2, size=4, dtype=torch.float64)
+    x = images(2, size=4, dtype=torch.float64).requires_grad_()
+    weight = images(2, size=4, dtype=torch.float64)
 
     def function(x):
         return (augment(x, Normals(2)).pow(2) * weight).flatten(1).sum(1)
@@ -77,10 +77,10 @@ def test_arguments_and_images_are_checked():
         with pytest.raises(ValueError, match="expected a probability"):
             AdaptiveAugmentation(**options)
     with pytest.raises(ValueError, match=r"shape \(2, 3, 8, 4\); expected square"):
-        AdaptiveAugmentation()(pictures(2)[..., :4], Normals(2))
+        AdaptiveAugmentation()(images(2)[..., :4], Normals(2))
     with pytest.raises(ValueError, match="2 channels; expected 1 or 3"):
-        AdaptiveAugmentation()(pictures(2, channels=2), Normals(2))
-    AdaptiveAugmentation("bg")(pictures(2, channels=2), Normals(2))
+        AdaptiveAugmentation()(images(2, channels=2), Normals(2))
+    AdaptiveAugmentation("bg")(images(2, channels=2), Normals(2))
 
 
 def test_p_rises_with_overfitting_and_falls_without_it():

@@ -28,7 +28,7 @@ def draws(n, count, p, seed=0):
     return matrices.Draws(Normals(n, seed), count, torch.tensor(p))
 
 
-def pictures(n=4, channels=3, size=8, dtype=torch.float32):
+def images(n=4, channels=3, size=8, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     return torch.rand(n, channels, size, size, generator=generator, dtype=dtype) * 2 - 1
 
@@ -183,7 +183,7 @@ def test_translations_stay_within_an_eighth():
 
 @pytest.mark.parametrize("size", [1, 5, 8])
 def test_flips_and_turns_are_exact(size):
-    x = pictures(1, size=size)
+    x = images(1, size=size)
     mirror = matrices.scaling(numbers(-1), numbers(1))
     assert torch.equal(permute_pixels(x, mirror), x.flip(3))
     for turns in range(-3, 4):
@@ -194,7 +194,7 @@ def test_flips_and_turns_are_exact(size):
 
 @pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, -3), (2, 5), (-20, 9)])
 def test_translations_are_exact_and_reflect(dx, dy):
-    x = pictures(1)
+    x = images(1)
     out = permute_pixels(x, matrices.translation(numbers(-dx), numbers(-dy)))
     padded = np.pad(x[0].numpy(), ((0, 0), (24, 24), (24, 24)), mode="symmetric")
     expected = padded[:, 24 - dy : 32 - dy, 24 - dx : 32 - dx]
@@ -203,7 +203,7 @@ def test_translations_are_exact_and_reflect(dx, dy):
 
 def test_pixel_transforms_are_flip_then_turn_then_translation():
     """Each drawn matrix, applied to positions one by one, finds the pixel."""
-    x, drawn = pictures(6), matrices.pixel_matrices(draws(6, 7, 1.0, seed=5), 8)
+    x, drawn = images(6), matrices.pixel_matrices(draws(6, 7, 1.0, seed=5), 8)
     out = permute_pixels(x, drawn)
     for i in range(6):
         for row, column in ((0, 0), (3, 6), (7, 1)):
@@ -219,7 +219,7 @@ def test_low_pass_is_the_windowed_sinc():
 
 
 def waves(x, y):
-    """A smooth picture as a function of the position."""
+    """A smooth image as a function of the position."""
     return torch.sin(0.5 * x + 0.2) * torch.cos(0.4 * y) + 0.3 * torch.cos(0.3 * (x + y))
 
 
@@ -253,7 +253,7 @@ def test_warping_by_the_identity_hardly_blurs():
 
 def test_warping_reflects_beyond_the_edges():
     """By whole pixels it is what the exact translation makes of the hardly blurred image."""
-    x, still = pictures(1), torch.eye(3)[None]
+    x, still = images(1), torch.eye(3)[None]
     for dx, dy in ((3, -2), (-13, 6), (30, 0)):
         shift = matrices.translation(numbers(dx), numbers(dy))
         torch.testing.assert_close(
@@ -266,19 +266,19 @@ def test_warping_keeps_constants_and_commutes_with_reflection():
     torch.testing.assert_close(
         warp(torch.full((5, 2, 8, 8), 0.7), drawn), torch.full((5, 2, 8, 8), 0.7)
     )
-    x, mirror = pictures(5), matrices.scaling(numbers(-1), numbers(1))
+    x, mirror = images(5), matrices.scaling(numbers(-1), numbers(1))
     mirrored = warp(x.flip(3), mirror @ drawn @ mirror).flip(3)
     torch.testing.assert_close(mirrored, warp(x, drawn), atol=1e-5, rtol=1e-5)
 
 
-def test_colours_of_pictures_and_of_greys():
-    x, drawn = pictures(6), matrices.colour_matrices(draws(6, 10, 1.0))
+def test_colours_of_images_and_of_greys():
+    x, drawn = images(6), matrices.colour_matrices(draws(6, 10, 1.0))
     out = recolour(x, drawn)
     for i in range(6):
         expected = np.tensordot(drawn[i, :3, :3].numpy(), x[i].numpy(), 1)
         np.testing.assert_allclose(
             out[i], expected + drawn[i, :3, 3].numpy()[:, None, None], atol=1e-5
         )
-    grey = pictures(6, channels=1)
+    grey = images(6, channels=1)
     of_three = recolour(grey.expand(-1, 3, -1, -1), drawn).mean(1, keepdim=True)
     torch.testing.assert_close(recolour(grey, drawn), of_three)

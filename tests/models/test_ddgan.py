@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ddgan.diffusion import SampleNoise
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 
 from .toy import batch, sgd, toy_model
 
@@ -227,7 +227,7 @@ def test_bad_sample_arguments():
         toy_model().sample(-1)
 
 
-def test_pictures_leave_as_rounded_uint8():
+def test_images_leave_as_rounded_uint8():
     model = toy_model(data_preprocessor={"type": "ImagePreprocessor"})
     x = torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.2]).reshape(1, 1, 1, 5)
     assert model.to_output(x).flatten().tolist() == [0, 0, 128, 255, 255]

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ddgan.apis import edit, inpaint, interpolate, load_model, read_picture
+from ddgan.apis import edit, inpaint, interpolate, load_model, read_image
 from ddgan.diffusion import Diffusion, SampleNoise
-from ddgan.diffusion.arc import NoiseOnArc
 from ddgan.errors import UserError
 from ddgan.models import DDGAN
+from ddgan.noise_on_arc import NoiseOnArc
 
 from .toy import toy_model
 
@@ -49,7 +49,7 @@ class FreePixels(Calls):
 
 
 class EqualPixels(FreePixels):
-    """The exact p(x_0 | x_t) where all pixels of a picture are one number c ~ N(0, s²)."""
+    """The exact p(x_0 | x_t) where all pixels of an image are one number c ~ N(0, s²)."""
 
     def x0(self, x_t, t, z):
         a = self.diffusion.alpha_bar[int(t[0]) + 1]
@@ -71,7 +71,7 @@ def model(lively):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     generator = torch.Generator().manual_seed(1)
     return torch.randint(256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
 
@@ -105,13 +105,13 @@ def test_results_are_draws_of_the_posterior(t):
 
 
 @pytest.mark.parametrize("parametrization", ["posterior", "direct", "noise"])
-def test_steps_are_those_of_the_parametrization(parametrization, picture):
+def test_steps_are_those_of_the_parametrization(parametrization, image):
     model = model_of(FreePixels(), parametrization=parametrization)
-    result = edit(model, picture, 2, num=3, seed=5, first_index=4)
+    result = edit(model, image, 2, num=3, seed=5, first_index=4)
     d, G = model.diffusion, FreePixels()
     noise = SampleNoise(5, torch.arange(4, 7))
     shape = (3, SIZE, SIZE)
-    x = d.alpha_bar[2].sqrt() * (picture / 127.5 - 1)
+    x = d.alpha_bar[2].sqrt() * (image / 127.5 - 1)
     x = x + (1 - d.alpha_bar[2]).sqrt() * noise.normal(0, shape)
     for t in (2, 1):
         out = G(x, torch.full((3,), t - 1), noise.normal(2 * t, (G.latent_dim,)))
@@ -129,10 +129,10 @@ def test_steps_are_those_of_the_parametrization(parametrization, picture):
     assert result.float().std() > 10
 
 
-def test_a_result_depends_on_seed_and_index_alone(model, picture, mask):
+def test_a_result_depends_on_seed_and_index_alone(model, image, mask):
     for draw in (
-        lambda **kw: edit(model, picture, 2, **kw),
-        lambda **kw: inpaint(model, picture, mask, resample=2, **kw),
+        lambda **kw: edit(model, image, 2, **kw),
+        lambda **kw: inpaint(model, image, mask, resample=2, **kw),
     ):
         results = draw(num=5, seed=3)
         assert (results.shape, results.dtype) == ((5, 3, SIZE, SIZE), torch.uint8)
@@ -143,12 +143,12 @@ def test_a_result_depends_on_seed_and_index_alone(model, picture, mask):
         assert distance(results[:1], results[1:2]) > 50
 
 
-def test_fewer_steps_follow_the_picture_more_closely(picture):
+def test_fewer_steps_follow_the_image_more_closely(image):
     model = model_of(FreePixels())
-    x0 = (picture.double() - 127.5).flatten()
+    x0 = (image.double() - 127.5).flatten()
     likeness = []
     for t in range(1, T + 1):
-        results = edit(model, picture, t, num=50).double().sub(127.5).flatten(1)
+        results = edit(model, image, t, num=50).double().sub(127.5).flatten(1)
         likeness.append(float((results @ x0).mean() / (x0 @ x0)))
     assert likeness == sorted(likeness, reverse=True)
     assert likeness[0] > 0.05 > abs(likeness[-1])
@@ -156,36 +156,36 @@ def test_fewer_steps_follow_the_picture_more_closely(picture):
 
 @pytest.mark.parametrize("start_step", [None, 1, 2, 4])
 @pytest.mark.parametrize("resample", [1, 3])
-def test_known_pixels_are_the_pictures(model, picture, mask, start_step, resample):
-    results = inpaint(model, picture, mask, 3, start_step=start_step, resample=resample)
+def test_known_pixels_are_the_images(model, image, mask, start_step, resample):
+    results = inpaint(model, image, mask, 3, start_step=start_step, resample=resample)
     known = ~mask
-    assert torch.equal(results[..., known], picture[:, known].expand(3, -1, -1))
+    assert torch.equal(results[..., known], image[:, known].expand(3, -1, -1))
     assert results[..., mask].float().std(dim=0).mean() > 10
     nothing = torch.zeros_like(mask)
-    assert torch.equal(inpaint(model, picture, nothing, 1, resample=resample)[0], picture)
+    assert torch.equal(inpaint(model, image, nothing, 1, resample=resample)[0], image)
 
 
-def test_to_draw_everything_is_to_sample_or_edit(model, picture):
+def test_to_draw_everything_is_to_sample_or_edit(model, image):
     everything = torch.ones(SIZE, SIZE, dtype=torch.bool)
-    assert torch.equal(inpaint(model, picture, everything, 4, seed=2), model.sample(4, seed=2))
-    edited = edit(model, picture, 2, num=4, seed=2)
-    assert torch.equal(inpaint(model, picture, everything, 4, seed=2, start_step=2), edited)
+    assert torch.equal(inpaint(model, image, everything, 4, seed=2), model.sample(4, seed=2))
+    edited = edit(model, image, 2, num=4, seed=2)
+    assert torch.equal(inpaint(model, image, everything, 4, seed=2, start_step=2), edited)
 
 
 def test_resampling_brings_the_parts_into_agreement(mask):
     model = model_of(EqualPixels())
-    picture = torch.full((3, SIZE, SIZE), 180, dtype=torch.uint8)
+    image = torch.full((3, SIZE, SIZE), 180, dtype=torch.uint8)
     errors = []
     for resample in (1, 10):
         del model.calls[:]
-        results = inpaint(model, picture, mask, num=60, resample=resample)
+        results = inpaint(model, image, mask, num=60, resample=resample)
         errors.append(float((results[..., mask].float() - 180).abs().mean()))
         assert [t for _, t, _ in model.calls] == [t for t in (4, 3, 2, 1) for _ in range(resample)]
     # All pixels are equal, so what is known says what the others are.
     assert errors[1] < 0.6 * errors[0]
 
 
-def test_no_noise_is_used_twice(monkeypatch, picture, mask):
+def test_no_noise_is_used_twice(monkeypatch, image, mask):
     used = []
     original = SampleNoise.normal
 
@@ -194,7 +194,7 @@ def test_no_noise_is_used_twice(monkeypatch, picture, mask):
         return original(self, stream, shape)
 
     monkeypatch.setattr(SampleNoise, "normal", normal)
-    inpaint(model_of(FreePixels()), picture, mask, num=1, resample=5)
+    inpaint(model_of(FreePixels()), image, mask, num=1, resample=5)
     assert len(used) == len(set(used))
     # x_T, then z, the posterior's and the known part's of each step, and each step back.
     assert len(used) == 1 + 4 * (5 * 3 + 4)
@@ -212,7 +212,7 @@ def test_diffusing_back_a_step_keeps_the_marginal(mask):
         assert float(x_t.var()) == pytest.approx(1 - a, rel=5 * math.sqrt(2 / x_t.numel()))
 
 
-def test_ways_begin_and_end_with_samples(model, picture, lively, trained):
+def test_ways_begin_and_end_with_samples(model, image, lively, trained):
     way = interpolate(model, 5, num=3, seeds=(7, 9))
     assert (way.shape, way.dtype) == ((3, 5, 3, SIZE, SIZE), torch.uint8)
     assert torch.equal(way[:, 0], model.sample(3, seed=7))
@@ -224,10 +224,10 @@ def test_ways_begin_and_end_with_samples(model, picture, lively, trained):
     assert torch.equal(way[:, -1], points.sample(2, seed=1))
 
 
-def test_ways_between_edits(model, picture):
-    other = 255 - picture
-    way = interpolate(model, 3, num=2, seeds=(4, 5), pictures=(picture, other), start_step=1)
-    assert torch.equal(way[:, 0], edit(model, picture, 1, num=2, seed=4))
+def test_ways_between_edits(model, image):
+    other = 255 - image
+    way = interpolate(model, 3, num=2, seeds=(4, 5), images=(image, other), start_step=1)
+    assert torch.equal(way[:, 0], edit(model, image, 1, num=2, seed=4))
     assert torch.equal(way[:, -1], edit(model, other, 1, num=2, seed=5))
     assert distance(way[:, 1], way[:, 0]) > 20
 
@@ -247,17 +247,17 @@ def test_noise_on_an_arc_stays_standard_normal():
         NoiseOnArc(start, SampleNoise(1, torch.arange(2)), 0)
 
 
-def test_the_generator_is_evaluated_and_left_as_it_was(picture):
+def test_the_generator_is_evaluated_and_left_as_it_was(image):
     model = model_of(FreePixels())
     model.generator_ema.train()
-    edit(model, picture, 2, num=1)
+    edit(model, image, 2, num=1)
     assert model.generator_ema.training
     assert [training for _, _, training in model.calls] == [False, False]
 
 
 def bad(**changes):
-    def call(model, picture, mask):
-        arguments = {"picture": picture, "start_step": 2, **changes}
+    def call(model, image, mask):
+        arguments = {"image": image, "start_step": 2, **changes}
         edit(model, **arguments)
 
     return call
@@ -266,8 +266,8 @@ def bad(**changes):
 BAD = [
     (bad(start_step=0), r"start_step is 0; this model has the steps 1 to 4"),
     (bad(start_step=5), r"start_step is 5"),
-    (bad(picture=torch.zeros(3, 8, 9, dtype=torch.uint8)), r"\(3, 8, 9\) torch.uint8; expected"),
-    (bad(picture=torch.zeros(3, 8, 8)), r"torch.float32; expected \(3, 8, 8\) torch.uint8"),
+    (bad(image=torch.zeros(3, 8, 9, dtype=torch.uint8)), r"\(3, 8, 9\) torch.uint8; expected"),
+    (bad(image=torch.zeros(3, 8, 8)), r"torch.float32; expected \(3, 8, 8\) torch.uint8"),
     (bad(num=0), r"num is 0"),
     (bad(batch_size=0), r"batch_size 0"),
     (bad(first_index=-1), r"first_index -1"),
@@ -277,20 +277,20 @@ BAD = [
     (lambda m, p, k: inpaint(m, p, k, start_step=9), r"start_step is 9"),
     (lambda m, p, k: interpolate(m, 1), r"points is 1"),
     (lambda m, p, k: interpolate(m, 3, seeds=(2, 2)), r"two different seeds"),
-    (lambda m, p, k: interpolate(m, 3, pictures=(p, p)), r"go together"),
-    (lambda m, p, k: edit(toy_model(), p, 1), r"shape \(2,\); only pictures"),
+    (lambda m, p, k: interpolate(m, 3, images=(p, p)), r"go together"),
+    (lambda m, p, k: edit(toy_model(), p, 1), r"shape \(2,\); only images"),
 ]
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
-def test_what_cannot_be_is_refused(model, picture, mask, call, message):
+def test_what_cannot_be_is_refused(model, image, mask, call, message):
     with pytest.raises(UserError, match=message):
-        call(model, picture, mask)
+        call(model, image, mask)
 
 
-def test_a_model_without_steps_is_refused(picture, mask):
+def test_a_model_without_steps_is_refused(image, mask):
     one_step = nn.Identity()
-    for call in (lambda: edit(one_step, picture, 1), lambda: inpaint(one_step, picture, mask)):
+    for call in (lambda: edit(one_step, image, 1), lambda: inpaint(one_step, image, mask)):
         with pytest.raises(UserError, match=r"the model is Identity, without the denoising steps"):
             call()
 
@@ -302,13 +302,13 @@ def test_a_file_is_brought_to_the_models_shape(tmp_path):
     pixels[8:24, 8:] = (0, 0, 255, 0)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    x = read_picture(path, (3, 8, 8))
+    x = read_image(path, (3, 8, 8))
     assert (x.shape, x.dtype) == ((3, 8, 8), torch.uint8)
     assert (x[:, :, :4] == torch.tensor([255, 0, 0])[:, None, None]).all()
     assert (x[:, :, 4:] == 255).all()
-    assert read_picture(path, (1, 4, 4)).shape == (1, 4, 4)
+    assert read_image(path, (1, 4, 4)).shape == (1, 4, 4)
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"a\.png cannot be read"):
-        read_picture(path, (3, 8, 8))
+        read_image(path, (3, 8, 8))
     with pytest.raises(UserError, match=r"no\.png does not exist"):
-        read_picture(tmp_path / "no.png", (3, 8, 8))
+        read_image(tmp_path / "no.png", (3, 8, 8))

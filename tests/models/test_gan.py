@@ -14,7 +14,7 @@ from ddgan.engine import load_config
 from ddgan.errors import ConfigError
 from ddgan.models import GAN, WGANGP
 from ddgan.models.gan import gradient_penalty
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.networks import MLPLatentGenerator, MLPUnconditionalDiscriminator
 from ddgan.registry import MODELS
 
@@ -186,7 +186,7 @@ def stylegan2(**changes):
     return MODELS.build({**cfg, **changes})
 
 
-def pictures(n=4):
+def images(n=4):
     generator = torch.Generator().manual_seed(0)
     return {"x": torch.randint(0, 256, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)}
 
@@ -199,7 +199,7 @@ def test_stylegan2_trains_with_all_its_regularizers():
         augment={"type": "AdaptiveAugmentation", "probability": 0.5},
     )
     optimizers = sgd(model, 1e-3)
-    logs = [model.train_step(pictures(), optimizers) for _ in range(4)]
+    logs = [model.train_step(images(), optimizers) for _ in range(4)]
     assert ["r1" in entry for entry in logs] == [True, False, False, False]
     assert ["path_length" in entry for entry in logs] == [True, False, True, False]
     assert all(value.isfinite() for entry in logs for value in entry.values())

@@ -10,7 +10,7 @@ from torch import nn
 
 from ddgan.diffusion import SampleNoise
 from ddgan.models import SPIGAN
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.networks import (
     MLPMapping,
     NeuralODEMapping,
@@ -238,7 +238,7 @@ def test_a_sample_is_one_evaluation_of_the_last_point():
     torch.testing.assert_close(samples, expected)
 
 
-def pictures(**arguments):
+def image_model(**arguments):
     """A model of real parts, as small as they go."""
     torch.manual_seed(0)
     mapping = arguments.pop("mapping", None) or NeuralODEMapping(8, 8, 2, 0.1, num_steps=2)
@@ -258,8 +258,8 @@ def uint8_batch(n=6, seed=0):
     return {"x": torch.randint(0, 256, (n, 3, 8, 8), generator=generator, dtype=torch.uint8)}
 
 
-def test_pictures_depend_on_seed_and_index_alone():
-    model = pictures()
+def test_images_depend_on_seed_and_index_alone():
+    model = image_model()
     full = model.sample(9, seed=2)
     assert (full.shape, full.dtype) == ((9, 3, 8, 8), torch.uint8)
     for batch_size in (1, 4):
@@ -271,7 +271,7 @@ def test_pictures_depend_on_seed_and_index_alone():
 
 
 def test_one_evaluation_of_every_network():
-    model = pictures()
+    model = image_model()
     calls = []
     for name in ("embedding", "mapping", "synthesis", "synthesis.synthesis"):
         part = model.generator_ema.get_submodule(name)
@@ -280,8 +280,8 @@ def test_one_evaluation_of_every_network():
     assert sorted(calls) == ["embedding", "mapping", "synthesis", "synthesis.synthesis"]
 
 
-def test_each_picture_has_its_own_layer_noise():
-    model = pictures()
+def test_each_image_has_its_own_layer_noise():
+    model = image_model()
     z = SampleNoise(0, torch.zeros(3, dtype=torch.int64))
     assert torch.equal(model.draw(z, model.generator_ema)[0], model.draw(z, model.generator_ema)[1])
     noise = model.split_noise(SampleNoise(0, torch.arange(3)))[1]
@@ -295,14 +295,14 @@ def test_each_picture_has_its_own_layer_noise():
 
 
 def test_truncation_pulls_samples_together():
-    model = pictures(truncation=0.2)
+    model = image_model(truncation=0.2)
     near = model.sample(16).float().std(0).mean()
     model.truncation = 1.0
     assert near < 0.8 * model.sample(16).float().std(0).mean()
 
 
 def full_model(**arguments):
-    return pictures(
+    return image_model(
         num_points=3,
         r1_interval=3,
         path_length_weight=2.0,
@@ -350,7 +350,7 @@ def test_mappings_train_and_sample(solver):
         if solver == "mlp"
         else NeuralODEMapping(8, 8, 2, 0.1, solver=solver, rtol=1e-2, atol=1e-2)
     )
-    model = pictures(mapping=mapping)
+    model = image_model(mapping=mapping)
     before = [p.detach().clone() for p in model.generator.mapping.parameters()]
     logs = model.train_step(uint8_batch(), sgd(model))
     assert logs["g_loss"].isfinite()
@@ -360,7 +360,7 @@ def test_mappings_train_and_sample(solver):
 
 
 def test_average_of_styles_is_of_the_last_point_alone():
-    model = pictures(num_points=3)
+    model = image_model(num_points=3)
     G = model.generator.train()
     x_T = torch.randn(50, 3, 8, 8)
     noise = [torch.zeros(3, 50, *shape) for shape in G.noise_shapes]
@@ -369,7 +369,7 @@ def test_average_of_styles_is_of_the_last_point_alone():
         expected = 0.005 * styles[:, 0].mean(0)
         torch.testing.assert_close(G.synthesis.w_average, expected)
         assert images.shape == (3, 50, 3, 8, 8)
-        # Each time by itself: the same pictures.
+        # Each time by itself: the same images.
         h = G.latents(x_T, torch.tensor([0.1, 0.2]))
         for k in range(3):
             alone = G.render(h[k], [layer[k] for layer in noise])
@@ -377,7 +377,7 @@ def test_average_of_styles_is_of_the_last_point_alone():
 
 
 def test_example_inputs_fit_the_networks():
-    model = pictures()
+    model = image_model()
     assert model.generator(*model.example_inputs("generator"))[0].shape == (1, 1, 3, 8, 8)
     assert model.discriminator(*model.example_inputs("discriminator")).shape == (1, 1)
 
@@ -402,4 +402,4 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"mapping\.dim is 9 and synthesis\.latent_dim 8"):
-        pictures(mapping=MLPMapping(9, 8))
+        image_model(mapping=MLPMapping(9, 8))

@@ -113,18 +113,18 @@ def test_input_pyramids():
 def test_output_pyramids():
     h = torch.randn(1, 4, 4, 4)
     start = OutputStart(4, 3, scale=1.0)
-    features, picture = start(h, None)
+    features, image = start(h, None)
     assert features is h
-    torch.testing.assert_close(picture, start.conv(start.norm(h)))
+    torch.testing.assert_close(image, start.conv(start.norm(h)))
 
     skip = OutputSkip(4, 3, fir_kernel=None)
     torch.nn.init.normal_(skip.conv.weight)
-    features, above = skip(h, picture[..., :2, :2])
+    features, above = skip(h, image[..., :2, :2])
     assert features is h
-    repeated = picture[..., :2, :2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    repeated = image[..., :2, :2].repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(above, repeated + skip.conv(skip.norm(h)))
 
     residual = OutputResidual(3, 4, 0.5, FIR)
-    features, above = residual(h, picture[..., :2, :2])
-    torch.testing.assert_close(features, 0.5 * (residual.upsample(picture[..., :2, :2]) + h))
+    features, above = residual(h, image[..., :2, :2])
+    torch.testing.assert_close(features, 0.5 * (residual.upsample(image[..., :2, :2]) + h))
     assert above is features

@@ -33,7 +33,7 @@ def test_time_enters_as_a_fraction_of_the_steps():
     torch.testing.assert_close(generator(x_t, t), expected)
 
 
-def test_pictures_keep_their_shape_and_range():
+def test_images_keep_their_shape_and_range():
     generator = MLPGenerator(4, data_shape=(3, 4, 5), hidden_dim=8, tanh=True)
     out = generator(50 * torch.randn(6, 3, 4, 5), torch.arange(6) % 4, torch.randn(6, 2))
     assert out.shape == (6, 3, 4, 5)

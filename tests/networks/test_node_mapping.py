@@ -146,7 +146,7 @@ def test_mlp_mapping_is_one_network_of_h0_and_t():
     torch.testing.assert_close(network(h0), latents[-1:])
 
 
-def test_discriminator_of_small_pictures():
+def test_discriminator_of_small_images():
     network = MLPPathDiscriminator((3, 4, 4), hidden_dim=16, num_layers=3, stddev_group=8)
     x = normals(8, 3, 4, 4)
     early, late = network(x, torch.full((8,), 0.2)), network(x, torch.ones(8))

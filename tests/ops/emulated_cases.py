@@ -1,6 +1,6 @@
 """Runs the emulated CUDA kernels on small tensors and compares them with the reference.
 
-``python emulated_cases.py LIBRARY``, where LIBRARY is csrc/emulation/emulated.cpp built as a shared
+``python emulated_cases.py LIBRARY``, where LIBRARY is emulation/emulated.cpp built as a shared
 library; under a sanitizer, preload its runtime. Prints one line a case and exits 1 on a mismatch.
 """
 

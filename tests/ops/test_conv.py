@@ -12,7 +12,7 @@ from ddgan.ops import native
 
 pytestmark = pytest.mark.usefixtures("compiled_cpu")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-# Half a picture, several pictures and several rows to a block; channels that leave lanes empty.
+# Half an image, several images and several rows to a block; channels that leave lanes empty.
 SHAPES = (
     (1, 17, 33, 20, 21),
     (7, 16, 16, 8, 8),
@@ -151,9 +151,9 @@ def test_only_the_gradients_asked_for(monkeypatch) -> None:
         (lambda x, w: (x[:, :15], w[:, :15]), "channels"),
         (lambda x, w: (x, w[:8]), "channels"),
         (lambda x, w: (x[..., :8, :12], w), "tiles"),
-        (lambda x, w: (x[..., :1], w), "mostly outside of the picture"),
+        (lambda x, w: (x[..., :1], w), "mostly outside of the image"),
         (lambda x, w: (x, w[..., 1:2, 1:2]), "1 x 1"),
-        (lambda x, w: (x[:0], w), "no pictures"),
+        (lambda x, w: (x[:0], w), "no images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
+INCLUDES = [f"-I{CSRC}", f"-I{ROOT / 'tests/ops'}"]
 sys.path.insert(0, str(CSRC))
 import build_ops  # noqa: E402
 
@@ -22,9 +23,10 @@ needs_linux = pytest.mark.skipif(
 )
 
 
-def _emulated(tmp: Path, source: Path = CSRC / "emulation/emulated.cpp") -> Path:
+def _emulated(tmp: Path, source: Path = Path(__file__).parent / "emulation/emulated.cpp") -> Path:
     target = tmp / "libemulated.so"
     flags = ["-std=c++17", "-O0", "-g1", "-fPIC", "-shared", *SANITIZERS, "-Wno-unknown-pragmas"]
+    flags += INCLUDES
     subprocess.run(["g++", *flags, str(source), "-o", str(target)], check=True)
     return target
 
@@ -79,7 +81,7 @@ FAULTS = {
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("faults") / "faults"
     source = Path(__file__).with_name("emulated_faults.cpp")
-    flags = ["-std=c++17", "-O0", "-g1", *SANITIZERS, "-Wno-unknown-pragmas", f"-I{CSRC}"]
+    flags = ["-std=c++17", "-O0", "-g1", *SANITIZERS, "-Wno-unknown-pragmas", *INCLUDES]
     subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True)
     return program
 

@@ -56,11 +56,11 @@ def test_value_and_derivatives_up_to_the_second(shape, groups, activation, offse
         assert (got.double() - want).abs().max() <= limit * max(1, want.abs().max())
 
 
-@pytest.mark.parametrize("picture", ["noise", "step"])
-def test_statistics_lose_nothing_to_an_offset(picture):
+@pytest.mark.parametrize("image", ["noise", "step"])
+def test_statistics_lose_nothing_to_an_offset(image):
     torch.manual_seed(0)
     x = torch.randn(2, 12, 24, 24) + 1e4
-    if picture == "step":  # blocks of pixels whose means lie far apart
+    if image == "step":  # blocks of pixels whose means lie far apart
         x[:, :, :9] += 1e3
     x = _last(x)
     one, zero = torch.ones(1, 12), torch.zeros(1, 12)

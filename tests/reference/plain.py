@@ -304,7 +304,7 @@ class Process:
 
 
 def at(table: Tensor, t: Tensor) -> Tensor:
-    """Return entries of a table, to be broadcast over pictures."""
+    """Return entries of a table, to be broadcast over images."""
     return table[t][:, None, None, None]
 
 
@@ -376,7 +376,7 @@ class Trainer:
 
 @torch.no_grad()
 def sample(generator: Generator, process: Process, x: Tensor, latent_dim: int) -> Tensor:
-    """Draw uint8 pictures by ancestral sampling from the noise ``x``."""
+    """Draw uint8 images by ancestral sampling from the noise ``x``."""
     for step in range(process.steps, 0, -1):
         t = torch.full((len(x),), step, device=x.device)
         x0 = generator(x, t - 1, torch.randn(len(x), latent_dim, device=x.device))

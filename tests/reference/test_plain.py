@@ -7,7 +7,7 @@ import torch
 
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.models import DDGAN
-from ddgan.models.random import StepRandom
+from ddgan.models.rng import StepRandom
 from ddgan.networks import NCSNpp, TimeDependentDiscriminator
 
 from . import plain
@@ -40,13 +40,13 @@ def model():
     return DDGAN(generator, discriminator, diffusion, r1_gamma=0.5, ema_decay=0.9)
 
 
-def pictures():
+def images():
     return torch.randn(N, 3, 16, 16, dtype=torch.float64).clamp(-1, 1)
 
 
 def test_networks_agree_in_float64(model):
     model = model.double()
-    x, y, t = pictures(), pictures(), torch.arange(N) % 4
+    x, y, t = images(), images(), torch.arange(N) % 4
     z = torch.randn(N, 5, dtype=torch.float64)
     ours = model.generator(x, t, z)
     assert ours.std() > 0.05
@@ -127,7 +127,7 @@ def make_optimizers():
     return make
 
 
-def test_samples_are_pictures(model):
+def test_samples_are_images(model):
     torch.manual_seed(0)
     generator = plain_generator(model.generator)
     out = plain.sample(generator, plain.Process(4), torch.randn(N, 3, 16, 16), 5)

@@ -120,24 +120,24 @@ def results(page, count=8, after=()):
     return page.evaluate(SOURCES, "painting")[0], page.evaluate(SOURCES, "result")
 
 
-def picture(source):
+def image(source):
     image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def test_strokes_become_pictures(page, model):
+def test_strokes_become_images(page, model):
     assert page.locator("#canvas [aria-pressed=true]").get_attribute("title") == "#000000"
     page.locator("#canvas button[title='#ff0000']").click()
     stroke(page, (0.2, 0.2), (0.8, 0.8))
     painting, first = results(page)
-    seen = picture(painting)
+    seen = image(painting)
     assert seen.shape == SHAPE
     red = torch.tensor([255, 0, 0])[:, None]
     assert (seen[:, [2, 5], [2, 5]] - red).abs().max() <= 30
     assert (seen[:, [0, 7], [7, 0]] == 255).all()
     for index, source in enumerate(first):
         expected = edit(model, seen, 2, num=1, seed=0, first_index=index)[0]
-        assert torch.equal(picture(source), expected)
+        assert torch.equal(image(source), expected)
     status = page.locator("#results .status").inner_text()
     assert re.fullmatch(r"seed 0, from step 2: 8 drawn in \d+\.\d\d s", status)
     captions = page.locator("#results .result figcaption").all_inner_texts()
@@ -147,11 +147,11 @@ def test_strokes_become_pictures(page, model):
     page.locator("#seed input").fill("5")
     same, second = results(page, after=first)
     assert same == painting
-    assert torch.equal(picture(second[0]), edit(model, seen, 2, num=1, seed=5)[0])
+    assert torch.equal(image(second[0]), edit(model, seen, 2, num=1, seed=5)[0])
     page.locator("#start-step input[type=number]").fill("1")
     page.locator("#start-step input[type=number]").press("Enter")
     _, third = results(page, after=second)
-    assert torch.equal(picture(third[0]), edit(model, seen, 1, num=1, seed=5)[0])
+    assert torch.equal(image(third[0]), edit(model, seen, 1, num=1, seed=5)[0])
     page.locator("#num input[type=number]").fill("3")
     page.locator("#num input[type=number]").press("Enter")
     assert results(page, count=3)[1] == third[:3]
@@ -162,19 +162,19 @@ def test_colours_eraser_undo_and_clear(page):
     page.locator("#canvas input.size").fill("40")
     stroke(page, (0.5, 0.5))
     painting, drawn = results(page)
-    blue = picture(painting)
+    blue = image(painting)
     assert blue[:, 4, 4].tolist() == [0, 0, 255]
     page.locator("#canvas .eraser").click()
     page.locator("#canvas input.size").fill("100")
     stroke(page, (0.3, 0.5), (0.7, 0.5))
     painting, erased = results(page, after=drawn)
-    assert (picture(painting) == 255).all()
+    assert (image(painting) == 255).all()
     page.locator("#canvas .undo").click()
     painting, undone = results(page, after=erased)
-    assert torch.equal(picture(painting), blue)
+    assert torch.equal(image(painting), blue)
     assert undone == drawn
     page.locator("#canvas .clear").click()
-    assert (picture(results(page, after=undone)[0]) == 255).all()
+    assert (image(results(page, after=undone)[0]) == 255).all()
 
 
 def encoded(array, kind="PNG"):
@@ -192,16 +192,16 @@ CHOOSE_LARGE = """size => {
 }"""
 
 
-def test_a_picture_can_be_opened(page):
+def test_an_image_can_be_opened(page):
     array = np.full((40, 60, 3), (10, 200, 30), np.uint8)
     opened = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(array)}
     page.locator("#canvas .file").set_input_files(opened)
     painting, _ = results(page)
-    assert (picture(painting) == torch.tensor([10, 200, 30])[:, None, None]).all()
+    assert (image(painting) == torch.tensor([10, 200, 30])[:, None, None]).all()
     message = page.locator("#canvas .message")
     for file in ({**opened, "buffer": b"text"}, {**opened, "mimeType": "text/html"}):
         page.locator("#canvas .file").set_input_files(file)
-        message.get_by_text("a.png is not a PNG, JPEG or WebP picture").wait_for()
+        message.get_by_text("a.png is not a PNG, JPEG or WebP image").wait_for()
         page.evaluate("document.querySelector('#canvas .message').textContent = ''")
     page.evaluate(CHOOSE_LARGE, MAX_BYTES + 1)
     message.get_by_text("large.png is over the limit of 8 MiB").wait_for()
@@ -227,10 +227,10 @@ def bomb(width, height):
 
 GREY = np.full((8, 8, 3), 100, np.uint8)
 REFUSED = [
-    (data_url(encoded(GREY, "GIF")), "not a PNG, JPEG or WebP picture"),
-    (data_url(encoded(GREY, "BMP")), "not a PNG, JPEG or WebP picture"),
-    (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a PNG, JPEG or WebP picture"),
-    (data_url(encoded(GREY)[:20]), "not a PNG, JPEG or WebP picture"),
+    (data_url(encoded(GREY, "GIF")), "not a PNG, JPEG or WebP image"),
+    (data_url(encoded(GREY, "BMP")), "not a PNG, JPEG or WebP image"),
+    (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a PNG, JPEG or WebP image"),
+    (data_url(encoded(GREY)[:20]), "not a PNG, JPEG or WebP image"),
     (data_url(encoded(GREY)[:-30]), "cannot be read"),
     (data_url(bomb(30_000, 30_000)), "over the limit of 16777216 pixels"),
     (data_url(bomb(4097, 4096)), "over the limit of 16777216 pixels"),
@@ -244,13 +244,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("painting", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_picture_within_limits_is_refused(painting, message):
+def test_what_is_no_image_within_limits_is_refused(painting, message):
     with pytest.raises(UserError, match=message):
         decode_painting(painting, SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_pictures_of_three_kinds_are_taken(kind):
+def test_images_of_three_kinds_are_taken(kind):
     x = decode_painting(data_url(encoded(GREY.repeat(4, 0), kind), "image/png"), SHAPE)
     assert (x.shape, x.dtype) == (SHAPE, torch.uint8)
     assert (x.int() - 100).abs().max() <= 3
@@ -268,7 +268,7 @@ def ask(url, method, path, body=None, **headers):
 
 
 def draw(url, session, *data):
-    """Ask for pictures as the page does; return the first results' event and the last one."""
+    """Ask for images as the page does; return the first results' event and the last one."""
     call = {"data": data, "fn_index": 0, "session_hash": session}
     body = json.dumps(call)
     status, content = ask(
@@ -287,12 +287,12 @@ GOOD = data_url(encoded(GREY))
 def test_requests_past_the_page_are_checked(url, model):
     first, done = draw(url, "good", GOOD, 2, 2, 0)
     assert done["success"]
-    # Before the first picture is drawn, the page says what it is doing.
+    # Before the first image is drawn, the page says what it is doing.
     (html,) = first["output"]["data"]
     assert "drawing 1 of 2" in html
     assert (html.count('class="painting"'), html.count('class="result"')) == (1, 0)
     refused = {
-        "type": ((data_url(encoded(GREY, "GIF")), 2, 1, 0), "not a PNG, JPEG or WebP picture"),
+        "type": ((data_url(encoded(GREY, "GIF")), 2, 1, 0), "not a PNG, JPEG or WebP image"),
         "bomb": ((data_url(bomb(30_000, 30_000)), 2, 1, 0), "over the limit"),
         "path": (("/etc/hostname", 2, 1, 0), "not a data: URL"),
         "step": ((GOOD, 9, 1, 0), "9"),
@@ -399,7 +399,7 @@ def test_the_tool_says_what_is_wrong(url, call_tool, lively, trained, monkeypatc
     points = trained("points") / "iter_6.pth"
     status, output = call_tool("demo", points, "--device", "cpu")
     assert (status, output.count("error:")) == (1, 1)
-    assert "only pictures can be edited" in output
+    assert "only images can be edited" in output
     monkeypatch.setitem(sys.modules, "gradio", None)
     status, output = call_tool("demo", lively, "--port", 0, "--device", "cpu")
     assert (status, output.count("error:")) == (1, 1)

@@ -18,7 +18,7 @@ def model(lively):
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder with a painting of twice the model's size, a mask of it, and a broken picture."""
+    """A folder with a painting of twice the model's size, a mask of it, and a broken image."""
     painting = np.full((16, 16, 4), (40, 200, 90, 255), np.uint8)
     painting[:8, 8:] = (255, 0, 0, 255)
     painting[8:, :8, 3] = 0
@@ -44,10 +44,10 @@ def run(call_tool, lively, files, monkeypatch):
 
 
 def expected_painting():
-    picture = torch.tensor([40, 200, 90], dtype=torch.uint8)[:, None, None].repeat(1, 8, 8)
-    picture[:, :4, 4:] = torch.tensor([255, 0, 0])[:, None, None]
-    picture[:, 4:, :4] = 255
-    return picture
+    image = torch.tensor([40, 200, 90], dtype=torch.uint8)[:, None, None].repeat(1, 8, 8)
+    image[:, :4, 4:] = torch.tensor([255, 0, 0])[:, None, None]
+    image[:, 4:, :4] = 255
+    return image
 
 
 def read(path):
@@ -62,21 +62,21 @@ def test_strokes(run, files, model):
     status, output = run("strokes.png", "--start-step", 1, "--num", 5, "--seed", 3, "--out", "out")
     assert status == 0, output
     assert "strokes.png is 16x16: its centre is scaled to the model's 8x8" in output
-    assert "5 pictures of seed 3 are in out" in output
-    picture = expected_painting()
-    results = edit(model, picture, 1, num=5, seed=3)
+    assert "5 images of seed 3 are in out" in output
+    image = expected_painting()
+    results = edit(model, image, 1, num=5, seed=3)
     pngs = [f"{index:06d}.png" for index in range(5)]
     assert names(files / "out") == [*pngs, "grid.png", "settings.json"]
     for name, result in zip(pngs, results, strict=True):
         assert torch.equal(read(files / "out" / name), result)
-    grid = image_grid(torch.cat([picture[None], results]))
+    grid = image_grid(torch.cat([image[None], results]))
     np.testing.assert_array_equal(np.array(Image.open(files / "out" / "grid.png")), grid)
     settings = json.loads((files / "out" / "settings.json").read_text())
     assert settings.pop("seconds") > 0
     assert settings.pop("ddgan")
     assert settings == {
         "checkpoint": "iter_14.pth",
-        "picture": "strokes.png",
+        "image": "strokes.png",
         "mask": None,
         "start_step": 1,
         "num": 5,
@@ -91,11 +91,11 @@ def test_mask(run, files, model):
     assert status == 0, output
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[3:] = True
-    picture = expected_painting()
-    for index, result in enumerate(inpaint(model, picture, mask, 3, resample=2)):
+    image = expected_painting()
+    for index, result in enumerate(inpaint(model, image, mask, 3, resample=2)):
         written = read(files / "out" / f"{index:06d}.png")
         assert torch.equal(written, result)
-        assert torch.equal(written[:, :3], picture[:, :3])
+        assert torch.equal(written[:, :3], image[:, :3])
     np.testing.assert_array_equal(np.array(Image.open(files / "out" / "mask.png")), mask.numpy())
     assert json.loads((files / "out" / "settings.json").read_text())["start_step"] is None
 
@@ -132,4 +132,4 @@ def test_bad_arguments_end_with_one_message(run, files, arguments, message):
 def test_points_are_not_painted(run, trained):
     status, output = run("strokes.png", "--out", "out", path=trained("points") / "iter_6.pth")
     assert status == 1
-    assert "the model's samples have shape (2,); only pictures can be edited" in output
+    assert "the model's samples have shape (2,); only images can be edited" in output

@@ -25,9 +25,9 @@ def test_pixels_nearest_to_samples_are_drawn_beside_them(neighbours, lively):
     record = json.loads(out.with_suffix(".json").read_text())
     samples = load_model(lively, device="cpu").sample(3, seed=3).numpy()
     data = StackedDigits(num_samples=20)
-    pictures = np.stack([data[i]["x"].numpy() for i in range(20)])
+    images = np.stack([data[i]["x"].numpy() for i in range(20)])
     distances = [
-        np.linalg.norm((pictures - sample.astype(float)).reshape(20, -1) / 255, axis=1)
+        np.linalg.norm((images - sample.astype(float)).reshape(20, -1) / 255, axis=1)
         for sample in samples
     ]
     for own, entry in zip(distances, record["samples"], strict=True):
@@ -39,7 +39,7 @@ def test_pixels_nearest_to_samples_are_drawn_beside_them(neighbours, lively):
     drawn = np.asarray(Image.open(out))
     assert drawn.shape == (3 * 34 - 2, 32 + 8 + 4 * 34 - 2, 3)
     np.testing.assert_array_equal(drawn[34:66:4, 0:32:4], samples[1].transpose(1, 2, 0))
-    second = pictures[record["samples"][2]["neighbours"][1]]
+    second = images[record["samples"][2]["neighbours"][1]]
     np.testing.assert_array_equal(drawn[68::4, 40 + 34 : 40 + 66 : 4], second.transpose(1, 2, 0))
 
 

@@ -1,4 +1,4 @@
-"""prepare_data.py: every source and form, broken pictures, what it refuses."""
+"""prepare_data.py: every source and form, broken images, what it refuses."""
 
 import hashlib
 import io
@@ -70,16 +70,16 @@ def make_encoded_lmdb(path, count):
 def make_cifar(path, count):
     folder = path / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    pictures, labels = [], []
+    images, labels = [], []
     for name in sorted(cifar10.MD5):
         planes = RNG(len(name)).integers(0, 256, (4, 3072), dtype=np.uint8)
         digits = [1, 2, 3, 9]
         batch = {b"data": planes, b"labels": digits}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
         if name.startswith("data"):
-            pictures += [*planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)]
+            images += [*planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)]
             labels += digits
-    return pictures[:count], labels[:count]
+    return images[:count], labels[:count]
 
 
 def make_mnist(path, count):
@@ -126,21 +126,21 @@ def tree(path):
     ],
 )
 def test_contents_and_labels_are_kept(tmp_path, call_tool, make, ending):
-    pictures, labels = make(tmp_path / "source.d", 15)
+    images, labels = make(tmp_path / "source.d", 15)
     before = tree(tmp_path / "source.d")
-    made = tmp_path / "made" / f"pictures.{ending}"
+    made = tmp_path / "made" / f"images.{ending}"
     status, output = call_tool("prepare_data", tmp_path / "source.d", made, "--workers", 0)
     assert status == 0, output
     data = READERS[ending](made)
     assert len(data) == (15 if make is not make_cifar else 20)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         item = data[i]
-        np.testing.assert_array_equal(item["x"].permute(1, 2, 0).numpy(), picture)
+        np.testing.assert_array_equal(item["x"].permute(1, 2, 0).numpy(), image)
         assert item.get("label") == (labels[i] if labels else None)
     assert tree(tmp_path / "source.d") == before
     expected = {made.name, f"{made.name}.json"}
     if ending == "npy" and labels:
-        expected.add("pictures.labels.npy")
+        expected.add("images.labels.npy")
     assert {p.name for p in made.parent.iterdir()} == expected
 
 
@@ -168,7 +168,7 @@ def test_crop_resize_and_transparency(tmp_path, call_tool):
     expected = np.asarray(square.resize((5, 5), Image.Resampling.LANCZOS)).astype(int)
     found = ImageMemmap(tmp_path / "a.npy")[0]["x"].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(found - expected).max() <= 1
-    # Of the whole picture every pixel counts: shrinking averages.
+    # Of the whole image every pixel counts: shrinking averages.
     tool = ("prepare_data", tmp_path / "in", tmp_path / "b.npy", "--size", 1)
     assert call_tool(*tool, "--resample", "box")[0] == 0
     found = ImageMemmap(tmp_path / "b.npy")[0]["x"].flatten().numpy()
@@ -199,7 +199,7 @@ def bomb():
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
 
 
-def test_broken_pictures_are_named_and_left_out(tmp_path, call_tool):
+def test_broken_images_are_named_and_left_out(tmp_path, call_tool):
     make_folder(tmp_path / "in", 20)
     (tmp_path / "in" / "0" / "0003.png").write_bytes(b"")
     (tmp_path / "in" / "2" / "0005.png").write_bytes(png(values_of(5))[:-50])
@@ -218,7 +218,7 @@ def test_broken_pictures_are_named_and_left_out(tmp_path, call_tool):
     assert [os.path.basename(name) for name, _ in skipped] == ["0003.png", "0005.png", "bomb.png"]
     # A second call finds it done, and says the same.
     again = call_tool("prepare_data", tmp_path / "in", made)[1]
-    assert "21 were there from before" in again.replace("21 pictures", "")
+    assert "21 were there from before" in again.replace("21 images", "")
     assert "left out, unreadable: 3" in again
 
 
@@ -266,9 +266,9 @@ def test_what_cannot_be(tmp_path, call_tool):
     (tmp_path / "notes.txt").write_text("x")
     fails("neither a folder nor a zip", "notes.txt", "a.zip")
     (tmp_path / "empty").mkdir()
-    fails("there are no pictures in", "empty", "a.zip")
+    fails("there are no images in", "empty", "a.zip")
     (tmp_path / "empty" / "a.png").write_bytes(b"x")
-    fails("none of the 1 pictures of", "empty", "a.zip", "--size", 4)
+    fails("none of the 1 images of", "empty", "a.zip", "--size", 4)
 
 
 def test_limit(tmp_path, call_tool):

@@ -24,7 +24,7 @@ from ddgan.data.prepare_sources import open_source
 
 
 def prepare_and_die(source, made, form, workers, moment, after):
-    """Prepare, and kill this process when ``after`` pictures of a stage are done."""
+    """Prepare, and kill this process when ``after`` images of a stage are done."""
 
     @contextlib.contextmanager
     def progress(label, total):
@@ -50,7 +50,7 @@ def prepare_and_die(source, made, form, workers, moment, after):
     ],
 )
 def test_killed_and_started_again(tmp_path, monkeypatch, form, ending, workers, moment, after):
-    pictures, labels = make_zip(tmp_path / "a.zip", 11)
+    images, labels = make_zip(tmp_path / "a.zip", 11)
     made = tmp_path / f"made.{ending}"
     monkeypatch.setattr(prepare, "SHARD", 3)
     arguments = (tmp_path / "a.zip", made, form, workers, moment, after)
@@ -61,14 +61,14 @@ def test_killed_and_started_again(tmp_path, monkeypatch, form, ending, workers, 
     assert not made.exists()
     decoded = []
     source = open_source(tmp_path / "a.zip")
-    picture = source.picture
-    source.picture = lambda i: decoded.append(i) or picture(i)
+    image = source.image
+    source.image = lambda i: decoded.append(i) or image(i)
     result = prepare.prepare(source, made, form, bars)
     assert result.resumed >= 6
     assert decoded == list(range(result.resumed, 11))
     data = READERS[ending](made)
     for i in range(11):
-        np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), pictures[i])
+        np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), images[i])
         assert data[i]["label"] == labels[i]
     assert not list(tmp_path.glob("*.partial"))
 
@@ -96,7 +96,7 @@ def test_damaged_parts_are_found_and_made_anew(tmp_path, call_tool, monkeypatch)
     arguments = ("--crop", "none")
     status, output = call_tool(*tool, *arguments)
     assert status == 1
-    assert "picture 5 of memmap" in output
+    assert "image 5 of memmap" in output
     assert "differs from what was decoded" in output
     assert not (tmp_path / "b.npy").exists()
     status, output = call_tool(*tool, *arguments)

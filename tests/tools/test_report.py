@@ -107,9 +107,9 @@ def test_the_tool_writes_tables_and_figure(tmp_path, call_tool):
     assert re.findall("^## (.*?):", report, re.M) == [table.source for table in TABLES.values()]
     assert "| **ddgan_cifar10**, iteration 10 | – | **4.50** | – | **4** | **0.30**" in report
     assert "measured on H100" in report
-    picture = np.asarray(Image.open(tmp_path / "quality_time.png").convert("RGB")).reshape(-1, 3)
+    image = np.asarray(Image.open(tmp_path / "quality_time.png").convert("RGB")).reshape(-1, 3)
     # The measured point is drawn in its own colour.
-    assert (picture == (0xD1, 0x49, 0x5B)).all(axis=1).sum() > 50
+    assert (image == (0xD1, 0x49, 0x5B)).all(axis=1).sum() > 50
 
 
 def test_the_tool_says_what_is_missing(tmp_path, call_tool):

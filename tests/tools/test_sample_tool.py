@@ -104,12 +104,12 @@ def test_bad_arguments_end_with_one_message(tmp_path, sample, monkeypatch, argum
     assert files(tmp_path) == ["text"]
 
 
-def test_points_do_not_fit_into_pictures(tmp_path, sample, trained):
+def test_points_do_not_fit_into_images(tmp_path, sample, trained):
     points = trained("points") / "iter_6.pth"
     for name in ("a.zip", "folder"):
         status, output = sample("--num", 3, "--out", tmp_path / name, path=points)
         assert status == 1
-        assert "samples that are not pictures go to a .npz or .png file" in output
+        assert "samples that are not images go to a .npz or .png file" in output
     assert files(tmp_path) == []
     for name in ("a.npz", "a.png"):
         assert sample("--num", 3, "--out", tmp_path / name, path=points)[0] == 0

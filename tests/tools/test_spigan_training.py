@@ -129,11 +129,11 @@ def test_checkpoints_sample_and_are_measured(alone, data):
     assert "memory: about" in report
 
 
-@pytest.mark.parametrize("picture", ["latent-path", "interpolate-z", "interpolate-h"])
-def test_latents_are_drawn(alone, call_tool, tmp_path, picture):
+@pytest.mark.parametrize("image", ["latent-path", "interpolate-z", "interpolate-h"])
+def test_latents_are_drawn(alone, call_tool, tmp_path, image):
     out = tmp_path / "a.png"
     arguments = (alone[0] / "iter_4.pth", "--rows", 2, "--points", 3, "--out", out)
-    status, output = call_tool("visualize", picture, *arguments)
+    status, output = call_tool("visualize", image, *arguments)
     assert status == 0, output
     assert Image.open(out).size == (3 * 34 - 2, 2 * 34 - 2)
 

@@ -86,7 +86,7 @@ def records(folder):
 
 
 def logged(options, log):
-    """Options that make the toy extractor count its pictures in a file."""
+    """Options that make the toy extractor count its images in a file."""
     names = ("toy", "spread", "pairs", "score")
     settings = [f"evaluation.{n}.extractor.type=ToyFeatures" for n in names]
     settings += [f"evaluation.{n}.extractor.log={log}" for n in names]
@@ -97,12 +97,12 @@ def count(log):
     return sum(map(int, log.read_text().split())) if log.exists() else 0
 
 
-def features(pictures):
-    flat = pictures[:, :2].flatten(2).double()
+def features(images):
+    flat = images[:, :2].flatten(2).double()
     return torch.cat([flat.mean(2), flat.std(2)], dim=1)
 
 
-def test_values_are_those_of_all_samples_and_pictures(run, score):
+def test_values_are_those_of_all_samples_and_images(run, score):
     status, output = score(run, "--metric", "toy", "spread", "pairs", "score", "modes", "nfe")
     assert status == 0, output
     found = records(run.parent)
@@ -118,7 +118,7 @@ def test_values_are_those_of_all_samples_and_pictures(run, score):
     assert found["score"]["values"]["score"] == pytest.approx(float(fake[:80, :2].std()), 1e-5)
     assert found["pairs"]["values"]["real"] == 90
     nearest = torch.cdist(fake[:60], real).min(1).values.mean()
-    # Fewer real pictures are farther away.
+    # Fewer real images are farther away.
     assert found["pairs"]["values"]["pairs"] > float(nearest)
     assert found["modes"]["protocol"]["num"] == 50
     assert found["nfe"]["values"] == {"nfe": 4}
@@ -139,7 +139,7 @@ def test_values_are_those_of_all_samples_and_pictures(run, score):
     assert not list((run.parents[2] / "cache").glob("samples/**/*"))
 
 
-def test_pictures_are_seen_once_and_real_ones_never_again(run, score, tmp_path):
+def test_images_are_seen_once_and_real_ones_never_again(run, score, tmp_path):
     names = ["--metric", "toy", "pairs", "score", "spread"]
     log = tmp_path / "log"
     status, output = score(run, *logged(names, log))
@@ -194,7 +194,7 @@ def test_two_processes_give_the_numbers_of_one(run, score, tmp_path, start_tool)
 def test_a_killed_evaluation_goes_on_from_its_features(run, score, tmp_path, start_tool):
     log = tmp_path / "log"
     arguments = [run, *logged(["--metric", "toy"], log)]
-    # Beyond the real pictures and the first two of the three shards of samples.
+    # Beyond the real images and the first two of the three shards of samples.
     fatal = f"evaluation.toy.extractor.kill_after={REAL + 1_050}"
     process = start_tool(
         [sys.executable, ROOT / "tools" / "test.py", *arguments, fatal, *COMMON],
@@ -343,13 +343,13 @@ def test_bad_input_ends_with_one_message(run, score, name):
     assert not list(run.parent.glob("*.json"))
 
 
-def test_points_have_no_picture_features(trained, score, tmp_path):
+def test_points_have_no_image_features(trained, score, tmp_path):
     path = tmp_path / "iter_6.pth"
     path.write_bytes((trained("points") / "iter_6.pth").read_bytes())
     options = ["--cfg-options", "evaluation.toy.type=ToyDistance"]
     status, output = score(path, "--metric", "toy", *options)
     assert status == 1
-    assert "--metric toy is of pictures with 1 or 3 channels; the model makes samples" in output
+    assert "--metric toy is of images with 1 or 3 channels; the model makes samples" in output
 
 
 def test_a_record_that_cannot_be_written_does_not_cost_the_value(run, score, monkeypatch):

@@ -8,7 +8,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests" / "configs"
-POINTS, PICTURES = CONFIGS / "points.py", CONFIGS / "pictures.py"
+POINTS, PICTURES = CONFIGS / "points.py", CONFIGS / "images.py"
 
 
 class Malicious:
@@ -50,7 +50,7 @@ BAD = {
         PICTURES,
         ["--cfg-options", "train_dataloader.dataset._delete_=True",
          "train_dataloader.dataset.type=ImageFolder", "train_dataloader.dataset.root=EMPTY"],
-        ["there are no pictures in", "set root to your folder of pictures"],
+        ["there are no images in", "set root to your folder of images"],
     ),
     "missing folder": (
         PICTURES,
@@ -139,8 +139,8 @@ def test_dry_run_finds_what_training_would_refuse(name, tmp_path, call_tool, mon
 
 
 @pytest.mark.parametrize("bad", [1, 3])
-def test_unreadable_pictures(tmp_path, call_tool, bad):
-    folder = tmp_path / "pictures"
+def test_unreadable_images(tmp_path, call_tool, bad):
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(20):
         buffer = io.BytesIO()
@@ -163,8 +163,8 @@ def test_unreadable_pictures(tmp_path, call_tool, bad):
     )
     if bad == 1:
         assert status == 0, output
-        assert output.count("unreadable picture") == 1
+        assert output.count("unreadable image") == 1
         assert str(folder / "01.png") in output
         assert (tmp_path / "run" / "iter_14.pth").exists()
     else:
-        assert_one_message(status, output, "3 of 20 pictures are unreadable", "max_unreadable=2")
+        assert_one_message(status, output, "3 of 20 images are unreadable", "max_unreadable=2")

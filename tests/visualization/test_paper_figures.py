@@ -23,17 +23,18 @@ def model(latent_dim=2, shape=(3, 8, 8), **kwargs):
     return DDGAN(*networks, diffusion={"num_steps": 4}, **kwargs)
 
 
-def assert_picture(path, width, height):
-    with Image.open(path) as picture:
-        assert picture.size[0] > width
-        assert picture.size[1] > height
-        pixels = np.asarray(picture.convert("L"))
+def assert_image(path, width, height):
+    with Image.open(path) as image:
+        assert image.size[0] > width
+        assert image.size[1] > height
+        pixels = np.asarray(image.convert("L"))
     assert 0.005 < (pixels < 200).mean() < 0.9
 
 
 def test_larger_steps_are_farther_from_gaussian():
     """The point of Fig. 2: the example's distance from the Gaussian of its moments grows."""
-    from ddgan.diffusion import Diffusion, GaussianMixture
+    from ddgan.diffusion import Diffusion
+    from ddgan.visualization.mixture import GaussianMixture
 
     alpha_bar = Diffusion(5, dtype=torch.float64, **BETAS).alpha_bar.tolist()
     x = torch.linspace(-5, 5, 4001, dtype=torch.float64)[:, None]
@@ -120,10 +121,10 @@ def test_the_tool_draws_without_a_checkpoint(call_tool, tmp_path, arguments, siz
     out = tmp_path / "new" / "figure.png"
     status, output = call_tool("visualize", *arguments, "--out", out)
     assert (status, output) == (0, f"wrote {out}\n")
-    assert_picture(out, *size)
+    assert_image(out, *size)
 
 
-@pytest.mark.parametrize("name", ["pictures", "points"])
+@pytest.mark.parametrize("name", ["images", "points"])
 @pytest.mark.parametrize("flag", [(), ("--from-samples",)])
 def test_the_tool_draws_what_a_checkpoint_makes_of_data(call_tool, tmp_path, trained, name, flag):
     (checkpoint,) = sorted(trained(name).glob("iter_*.pth"))[-1:]
@@ -131,7 +132,7 @@ def test_the_tool_draws_what_a_checkpoint_makes_of_data(call_tool, tmp_path, tra
     arguments = (checkpoint, "--examples", "2", "--num", "3", "--out", out, *flag)
     status, output = call_tool("visualize", "multimodal", *arguments)
     assert (status, output) == (0, f"wrote {out}\n")
-    assert_picture(out, 500, 300)
+    assert_image(out, 500, 300)
 
 
 def test_the_tool_names_what_is_wrong(call_tool, tmp_path, trained):

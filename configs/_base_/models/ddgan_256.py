@@ -1,4 +1,4 @@
-# The networks of the official release for 256 x 256 pictures.
+# The networks of the official release for 256 x 256 images.
 model = dict(
     type="DDGAN",
     generator=dict(

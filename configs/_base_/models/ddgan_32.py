@@ -1,4 +1,4 @@
-# The networks of the official release for 32 x 32 pictures.
+# The networks of the official release for 32 x 32 images.
 model = dict(
     type="DDGAN",
     generator=dict(

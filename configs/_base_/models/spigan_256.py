@@ -1,4 +1,4 @@
-# SPI-GAN for 256 x 256 pictures. What is not marked "paper" is this project's choice, for the
+# SPI-GAN for 256 x 256 images. What is not marked "paper" is this project's choice, for the
 # reasons given in spigan_32.py: StyleGAN2-ADA's "paper256" configuration.
 model = dict(
     type="SPIGAN",

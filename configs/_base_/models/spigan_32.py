@@ -1,4 +1,4 @@
-# SPI-GAN for 32 x 32 pictures. The paper gives K = 2, the VP-SDE and "similar to StyleGAN2"; the
+# SPI-GAN for 32 x 32 images. The paper gives K = 2, the VP-SDE and "similar to StyleGAN2"; the
 # sizes of its networks are in an appendix that is not public. What is not marked "paper" here is
 # this project's choice: the networks and training of StyleGAN2-ADA's configuration for CIFAR-10,
 # which the paper compares with and probably built on; a review of it says that ADA was used. R1 is

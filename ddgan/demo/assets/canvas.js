@@ -136,11 +136,11 @@ find(".file").addEventListener("change", async (event) => {
   }
   try {
     if (!["image/png", "image/jpeg", "image/webp"].includes(file.type)) throw new Error();
-    const picture = await createImageBitmap(file);
+    const image = await createImageBitmap(file);
     remember();
-    opened = picture;
+    opened = image;
   } catch {
-    say(file.name + " is not a PNG, JPEG or WebP picture");
+    say(file.name + " is not a PNG, JPEG or WebP image");
     return;
   }
   drawGround();

@@ -1,4 +1,4 @@
-"""The metrics of one feature extractor: its network and the real pictures are shared by them."""
+"""The metrics of one feature extractor: its network and the real images are shared by them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from ddgan.registry import MODELS
 class FeatureGroup:
     """Metrics, by name, of the features of one extractor.
 
-    ``identity`` tells its features of some pictures from those of others, after ``build``.
+    ``identity`` tells its features of some images from those of others, after ``build``.
     """
 
     def __init__(self, metrics: Mapping[str, FeatureMetric]):
@@ -30,7 +30,7 @@ class FeatureGroup:
 
     @property
     def needs_real(self) -> dict[str, FeatureMetric]:
-        """The metrics that compare with real pictures."""
+        """The metrics that compare with real images."""
         return {name: one for name, one in self.metrics.items() if one.needs != "nothing"}
 
     def build(self, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class FeatureGroup:
     ) -> None:
         """Compare with a data set, in all processes.
 
-        With ``all_statistics``, those of all pictures are computed even if no metric asks.
+        With ``all_statistics``, those of all images are computed even if no metric asks.
         """
         statistics, features = {len(dataset)} if all_statistics else set(), 0
         for metric in self.needs_real.values():
@@ -95,7 +95,7 @@ class FeatureGroup:
         return dict(metric(fake, statistics.get(None) or statistics[self._used(metric)]))
 
     def sources(self, metric: FeatureMetric) -> dict[str, Any]:
-        """Return what a record says of the extractor and of the real pictures."""
+        """Return what a record says of the extractor and of the real images."""
         if metric.needs == "nothing":
             return self.identity
         return {**self.identity, "real": {**self.reference.source, "used": self._used(metric)}}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddgan.models import ImagePreprocessor, PointPreprocessor
-from ddgan.models import random as module
-from ddgan.models.random import StepRandom
+from ddgan.models import rng as module
+from ddgan.models.rng import StepRandom
 
 
 def draws(rank, world_size, monkeypatch, total=8):
@@ -66,8 +66,8 @@ def test_preprocessors_give_back_what_they_took():
     torch.testing.assert_close(scaled.restore(4 * points), points)
     with pytest.raises(ValueError, match="scale is 0"):
         PointPreprocessor(scale=0)
-    pictures = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     whole = ImagePreprocessor()
-    assert torch.equal(whole.restore(whole({"x": pictures}, random)), pictures)
+    assert torch.equal(whole.restore(whole({"x": images}, random)), images)
     beyond = torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)
     assert whole.restore(beyond).flatten().tolist() == [0, 255]

@@ -134,7 +134,7 @@ def test_stacked_mnist_bad_input(tmp_path):
         StackedMNIST(tmp_path, split="val")
     write_mnist(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(49)))
-    with pytest.raises(ValueError, match="50 pictures and 49 labels"):
+    with pytest.raises(ValueError, match="50 images and 49 labels"):
         StackedMNIST(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.full(50, 11)))
     with pytest.raises(ValueError, match=r"one label of 0\.\.9"):

@@ -1,4 +1,4 @@
-"""Centre crop and resize, and the decoding of unusual pictures."""
+"""Centre crop and resize, and the decoding of unusual images."""
 
 import io
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, JpegImagePlugin
 
 from ddgan.data import CentreCrop, Resize
-from ddgan.data.decoding import decode_picture, to_tensor
+from ddgan.data.decoding import decode_image, to_tensor
 from ddgan.data.transforms import build_pipeline
 from ddgan.registry import TRANSFORMS
 
 sides = st.integers(1, 40)
 
 
-def picture(width, height, seed=0):
+def random_image(width, height, seed=0):
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
@@ -25,7 +25,7 @@ def picture(width, height, seed=0):
 @given(sides, sides, st.one_of(st.none(), st.integers(1, 40)))
 @settings(deadline=None)
 def test_centre_crop(width, height, size):
-    image = picture(width, height)
+    image = random_image(width, height)
     if size is not None and size > min(width, height):
         with pytest.raises(ValueError, match=f"only {width}x{height}"):
             CentreCrop(size)(image)
@@ -41,14 +41,14 @@ def test_centre_crop(width, height, size):
 @given(sides, sides, st.integers(1, 40))
 @settings(deadline=None)
 def test_resize_scales_the_shorter_side(width, height, size):
-    image = Resize(size)(picture(width, height))
+    image = Resize(size)(random_image(width, height))
     assert min(image.size) == size
     ratio = size / min(width, height)
     assert abs(max(image.size) - max(width, height) * ratio) <= 0.5 + 1e-9
 
 
 def test_resize_averages_when_shrinking():
-    image = picture(32, 16)
+    image = random_image(32, 16)
     blocks = np.asarray(image).astype(float).reshape(8, 2, 16, 2, 3).mean((1, 3))
     shrunk = np.asarray(Resize(8, resample="box")(image)).astype(float)
     # Pillow rounds after each of the two directions.
@@ -63,12 +63,12 @@ def test_resize_averages_when_shrinking():
         assert Resize(5, resample=name)(flat).getcolors() == [(45, (10, 200, 77))]
 
 
-def test_resize_leaves_a_fitting_picture_alone():
-    image = picture(9, 5)
+def test_resize_leaves_a_fitting_image_alone():
+    image = random_image(9, 5)
     assert Resize(5)(image) is image
 
 
-def test_a_narrow_picture_does_not_become_a_huge_one(monkeypatch):
+def test_a_narrow_image_does_not_become_a_huge_one(monkeypatch):
     with pytest.raises(ValueError, match=r"1x60000 .* would become 256x15360000, over the limit"):
         Resize(256)(Image.new("L", (1, 60_000)))
     monkeypatch.setattr("ddgan.data.transforms.MAX_PIXELS", 1000)
@@ -99,21 +99,21 @@ def test_transparency_is_laid_over_white():
     rgba = np.zeros((1, 3, 4), dtype=np.uint8)
     rgba[0, :, 0] = 200
     rgba[0, :, 3] = (0, 255, 51)
-    x = np.asarray(decode_picture(encoded(Image.fromarray(rgba)), 3))
+    x = np.asarray(decode_image(encoded(Image.fromarray(rgba)), 3))
     # 51 / 255 = 1/5 of (200, 0, 0) over 4/5 of white.
     assert x[0].tolist() == [[255, 255, 255], [200, 0, 0], [244, 204, 204]]
     palette = Image.new("P", (1, 1), 0)
     palette.putpalette([9, 8, 7])
-    assert decode_picture(encoded(palette), 3).getpixel((0, 0)) == (9, 8, 7)
-    assert decode_picture(encoded(palette, transparency=0), 3).getpixel((0, 0)) == (255, 255, 255)
+    assert decode_image(encoded(palette), 3).getpixel((0, 0)) == (9, 8, 7)
+    assert decode_image(encoded(palette, transparency=0), 3).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_sixteen_bit_grey_keeps_its_high_byte():
     values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
     for form in ("PNG", "TIFF"):
-        grey = decode_picture(encoded(Image.fromarray(values), form), 1)
+        grey = decode_image(encoded(Image.fromarray(values), form), 1)
         assert np.asarray(grey).tolist() == [[0, 0, 1, 128, 255]]
-    colour = to_tensor(decode_picture(encoded(Image.fromarray(values)), 3))
+    colour = to_tensor(decode_image(encoded(Image.fromarray(values)), 3))
     assert colour[:, 0, 3].tolist() == [128, 128, 128]
 
 
@@ -121,7 +121,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
 def test_more_than_sixteen_bits_are_refused(value):
     values = np.array([[0, value]], dtype=np.int32)
     with pytest.raises(ValueError, match="only 8 and 16 bits are supported"):
-        decode_picture(encoded(Image.fromarray(values), "TIFF"), 1)
+        decode_image(encoded(Image.fromarray(values), "TIFF"), 1)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
@@ -130,32 +130,32 @@ def test_a_turned_photograph_is_put_upright(form, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if form == "WEBP" else {}
-    file = encoded(picture(3, 2), form, exif=exif, **options)
-    upright = decode_picture(file, 3)
+    file = encoded(random_image(3, 2), form, exif=exif, **options)
+    upright = decode_image(file, 3)
     oracle = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     np.testing.assert_array_equal(np.asarray(upright), np.asarray(oracle))
     assert upright.size == ((2, 3) if 5 <= orientation <= 8 else (3, 2))
 
 
-def test_damaged_metadata_does_not_cost_the_picture(monkeypatch):
+def test_damaged_metadata_does_not_cost_the_image(monkeypatch):
     def damaged(image):
         raise SyntaxError("not a TIFF file")
 
     monkeypatch.setattr(Image.Image, "getexif", damaged)
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "getexif", damaged)
-    assert decode_picture(encoded(picture(3, 2), "JPEG"), 3).size == (3, 2)
+    assert decode_image(encoded(random_image(3, 2), "JPEG"), 3).size == (3, 2)
 
 
 def test_refused_kinds():
     with pytest.raises(ValueError, match="floating-point"):
-        decode_picture(encoded(Image.new("F", (2, 2)), "TIFF"), 3)
+        decode_image(encoded(Image.new("F", (2, 2)), "TIFF"), 3)
     # Pillow could read both of these, but only the listed formats are tried.
     for form in ("GIF", "PPM"):
         with pytest.raises(OSError, match="cannot identify"):
-            decode_picture(encoded(picture(2, 2), form), 3)
+            decode_image(encoded(random_image(2, 2), form), 3)
 
 
 def test_grey_and_one_pixel():
-    x = to_tensor(decode_picture(encoded(Image.new("L", (1, 1), 7)), 1))
+    x = to_tensor(decode_image(encoded(Image.new("L", (1, 1), 7)), 1))
     assert x.tolist() == [[[7]]]
-    assert to_tensor(decode_picture(encoded(Image.new("L", (2, 1), 7)), 3)).shape == (3, 1, 2)
+    assert to_tensor(decode_image(encoded(Image.new("L", (2, 1), 7)), 3)).shape == (3, 1, 2)

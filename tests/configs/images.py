@@ -1,5 +1,5 @@
 # ruff: noqa: C408
-# A run of seconds on 8 x 8 pictures, with everything that draws random numbers or keeps a state:
+# A run of seconds on 8 x 8 images, with everything that draws random numbers or keeps a state:
 # flips, dropout, lazy R1, the average's warm-up, and epochs that end within a batch.
 _base_ = [
     "../../configs/_base_/datasets/stackeddigits.py",
@@ -34,5 +34,5 @@ model = dict(
 )
 train_dataloader = dict(batch_size=6, dataset=dict(num_samples=20))
 train_cfg = dict(type="TrainLoop", max_iters=14)
-custom_hooks = [dict(type="SamplePictures", interval=7, num=4)]
+custom_hooks = [dict(type="SampleImages", interval=7, num=4)]
 default_hooks = dict(logger=dict(interval=4), checkpoint=dict(interval=5, max_keep_ckpts=-1))

@@ -1,4 +1,4 @@
-"""Pictures are read back and compared with what went in."""
+"""Images are read back and compared with what went in."""
 
 import json
 
@@ -12,7 +12,7 @@ from ddgan.visualization import image_grid, plot_curves, plot_digits, read_scala
 from ddgan.visualization.curves import panels_of
 
 
-def test_grid_holds_every_picture_in_order():
+def test_grid_holds_every_image_in_order():
     images = torch.arange(5 * 3 * 40 * 33, dtype=torch.int64).remainder(251).to(torch.uint8)
     images = images.reshape(5, 3, 40, 33)
     grid = image_grid(images, columns=2, gap=1)
@@ -24,7 +24,7 @@ def test_grid_holds_every_picture_in_order():
     assert (grid[82:, 34:] == 255).all()
 
 
-def test_small_pictures_are_enlarged_pixel_by_pixel():
+def test_small_images_are_enlarged_pixel_by_pixel():
     images = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8)
     grid = image_grid(images)
     assert grid.shape == (32, 32, 3)
@@ -38,16 +38,16 @@ def test_grid_refuses_what_it_cannot_show(shape):
         image_grid(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_saved_pictures_are_lossless(tmp_path):
+def test_saved_images_are_lossless(tmp_path):
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    picture = save_samples(images, tmp_path / "new" / "grid.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), picture)
+    image = save_samples(images, tmp_path / "new" / "grid.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), image)
 
 
 def test_points_become_a_plot(tmp_path):
-    picture = save_samples(torch.randn(50, 2), tmp_path / "points.png")
-    assert picture.ndim == 3
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 2
+    image = save_samples(torch.randn(50, 2), tmp_path / "points.png")
+    assert image.ndim == 3
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 2
 
 
 def write_log(folder, rows):
@@ -87,9 +87,9 @@ def test_the_curves_of_every_model_are_drawn(tmp_path):
         rows = [{name: float(i) for name in names} | {"step": i} for i in (1, 2)]
         write_log(tmp_path / model / "20260101_000000" / "vis_data", rows)
         plot_curves(tmp_path / model, tmp_path / f"{model}.png")
-        picture = np.asarray(Image.open(tmp_path / f"{model}.png").convert("L"))
-        assert (picture < 200).mean() > 0.005
-        widths.append(picture.shape[1])
+        image = np.asarray(Image.open(tmp_path / f"{model}.png").convert("L"))
+        assert (image < 200).mean() > 0.005
+        widths.append(image.shape[1])
     assert widths == [550, 1650]
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddgan.engine.checkpoint import check_archive
-from ddgan.engine.official_layout import Slot, discriminator_slots, generator_slots
 from ddgan.errors import CheckpointError
 from ddgan.networks.discriminator import TimeDependentDiscriminator
 from ddgan.networks.ncsnpp import NCSNpp
+from ddgan.networks.official_layout import Slot, discriminator_slots, generator_slots
+from ddgan.utils.files import check_archive
 
 State = Mapping[str, Tensor]
 

@@ -1,4 +1,4 @@
-"""What all data sets of picture files share: one shape, and what becomes of unreadable pictures."""
+"""What all data sets of image files share: one shape, and what becomes of unreadable images."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -20,31 +20,31 @@ _NAMED = 5
 
 
 class TooManyUnreadableError(UserError):
-    """More pictures of a data set are unreadable than the run may leave out."""
+    """More images of a data set are unreadable than the run may leave out."""
 
 
 class UnreadableError(ValueError):
-    """A picture that cannot be decoded."""
+    """An image that cannot be decoded."""
 
 
 class MisfitError(ValueError):
-    """A picture that does not have the shape of the data set."""
+    """An image that does not have the shape of the data set."""
 
 
-class PictureDataset(Dataset, ABC):
-    """Pictures decoded on access, uint8 (C, H, W), all of one shape.
+class ImageDataset(Dataset, ABC):
+    """Images decoded on access, uint8 (C, H, W), all of one shape.
 
-    A subclass defines ``picture_name``, ``_decode``, ``_identity``, and ``label`` where it has
-    labels. A picture that cannot be decoded, or has another shape after the pipeline, is logged
+    A subclass defines ``image_name``, ``_decode``, ``_identity``, and ``label`` where it has
+    labels. An image that cannot be decoded, or has another shape after the pipeline, is logged
     once with its name and replaced by the next good one; more than ``max_unreadable`` different
     ones raise TooManyUnreadableError. The count is common to the worker processes of a data
-    loader. At construction a few pictures are read, and there a wrong shape is a ValueError.
+    loader. At construction a few images are read, and there a wrong shape is a ValueError.
     """
 
     def __init__(
         self,
         name: str,
-        num_pictures: int,
+        num_images: int,
         pipeline: Sequence[dict | Transform],
         image_size: int | None,
         channels: int,
@@ -57,35 +57,35 @@ class PictureDataset(Dataset, ABC):
         self.pipeline = build_pipeline(pipeline)
         self.max_unreadable = max_unreadable
         # In shared memory, so that worker processes see each other's finds.
-        self._unreadable = torch.zeros(num_pictures, dtype=torch.uint8).share_memory_()
+        self._unreadable = torch.zeros(num_images, dtype=torch.uint8).share_memory_()
         self.image_shape = None if image_size is None else (channels, image_size, image_size)
         self._probe()
 
     @abstractmethod
-    def picture_name(self, index: int) -> str:
-        """Where the picture is, for messages."""
+    def image_name(self, index: int) -> str:
+        """Where the image is, for messages."""
 
     @abstractmethod
     def _decode(self, index: int) -> Image.Image:
-        """Read and decode one picture; any exception means that it is unreadable."""
+        """Read and decode one image; any exception means that it is unreadable."""
 
     def label(self, index: int) -> int | None:
-        """The label of the picture, None where it has none."""
+        """The label of the image, None where it has none."""
         return None
 
     @abstractmethod
     def _identity(self) -> Iterable[str]:
-        """Lines that change when the stored pictures do."""
+        """Lines that change when the stored images do."""
 
     def digest(self) -> str:
-        """A SHA-256 string of the names and sizes of the pictures, and of the pipeline."""
+        """A SHA-256 string of the names and sizes of the images, and of the pipeline."""
         lines = [repr(self.pipeline), str(self.image_shape), *self._identity()]
         return sha256_of("\n".join(lines).encode("utf-8", "surrogateescape"))
 
     @property
     def unreadable(self) -> list[str]:
-        """The names of the pictures found unreadable so far."""
-        return [self.picture_name(i) for i in self._unreadable.nonzero().flatten().tolist()]
+        """The names of the images found unreadable so far."""
+        return [self.image_name(i) for i in self._unreadable.nonzero().flatten().tolist()]
 
     def __len__(self) -> int:
         return len(self._unreadable)
@@ -106,13 +106,13 @@ class PictureDataset(Dataset, ABC):
 
     def _load_or_report(self, index: int) -> Tensor | None:
         try:
-            return self.picture(index)
+            return self.image(index)
         except (UnreadableError, MisfitError) as error:
             self._report(index, error)
             return None
 
-    def picture(self, index: int) -> Tensor:
-        """The picture itself, uint8 (C, H, W), with no other in its place.
+    def image(self, index: int) -> Tensor:
+        """The image itself, uint8 (C, H, W), with no other in its place.
 
         Raises UnreadableError or MisfitError, both ValueErrors, where it cannot be used.
         """
@@ -132,7 +132,7 @@ class PictureDataset(Dataset, ABC):
         if tuple(x.shape) != self.image_shape:
             raise MisfitError(
                 f"it is {image.width}x{image.height} (width x height) after the pipeline, "
-                f"expected {self.image_shape[2]}x{self.image_shape[1]}; bring all pictures to one "
+                f"expected {self.image_shape[2]}x{self.image_shape[1]}; bring all images to one "
                 "size with pipeline=[dict(type='CentreCrop'), dict(type='Resize', size=...)]"
             )
         return x
@@ -147,11 +147,11 @@ class PictureDataset(Dataset, ABC):
 
     def _check_fit(self, index: int) -> None:
         try:
-            self.picture(index)
+            self.image(index)
         except UnreadableError as error:
             self._report(index, error)
         except MisfitError as error:
-            raise ValueError(f"{self.picture_name(index)}: {error}") from error
+            raise ValueError(f"{self.image_name(index)}: {error}") from error
 
     def _report(self, index: int, error: Exception) -> None:
         if self._unreadable[index]:
@@ -159,7 +159,7 @@ class PictureDataset(Dataset, ABC):
         self._unreadable[index] = 1
         found = int(self._unreadable.sum())
         print_log(
-            f"unreadable picture {self.picture_name(index)} ({error}); the next readable one takes "
+            f"unreadable image {self.image_name(index)} ({error}); the next readable one takes "
             f"its place. {found} found so far, more than {self.max_unreadable} stop the run",
             logger="current",
             level=logging.WARNING,
@@ -171,7 +171,7 @@ class PictureDataset(Dataset, ABC):
         names = self.unreadable
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         return TooManyUnreadableError(
-            f"{self.name}: {len(names)} of {len(self)} pictures are unreadable, more than "
+            f"{self.name}: {len(names)} of {len(self)} images are unreadable, more than "
             f"max_unreadable={self.max_unreadable} allows or all there are: {listed}. The log has "
             "the reason for each; repair or remove them, or raise max_unreadable"
         )

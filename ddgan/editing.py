@@ -1,4 +1,4 @@
-"""Pictures from pictures: stroke-based synthesis, inpainting, and ways between two samples.
+"""Images from images: stroke-based synthesis, inpainting, and ways between two samples.
 
 All of it is sampling that starts elsewhere: no network is trained for it, and noise is drawn by
 (seed, index) as in ``GenerativeModel.sample``.
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from ddgan.diffusion import SampleNoise, ancestral
-from ddgan.diffusion.arc import NoiseOnArc
 from ddgan.errors import UserError
 from ddgan.models.base import DEFAULT_BATCH_SIZE, GenerativeModel, evaluating
+from ddgan.noise_on_arc import NoiseOnArc
 
 
 @torch.no_grad()
 def edit(
     model: GenerativeModel,
-    picture: Tensor,
+    image: Tensor,
     start_step: int,
     num: int = 8,
     seed: int = 0,
     first_index: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Return ``num`` pictures that follow a stroke painting, uint8 (num, C, H, W).
+    """Return ``num`` images that follow a stroke painting, uint8 (num, C, H, W).
 
     The painting, uint8 (C, H, W), is diffused to x_t with t = ``start_step`` in {1, …, T} and
     denoised from there (DDGAN, Sec. 5.4 and Fig. 9): a larger t follows it less closely. A result
     depends on ``seed`` and its index, from ``first_index`` on, alone; ``batch_size`` changes it by
-    rounding at most. Raises UserError for a model without steps, a picture of another shape or
+    rounding at most. Raises UserError for a model without steps, an image of another shape or
     dtype, or a start_step that it does not have.
     """
-    x0 = _to_x0(model, picture)
+    x0 = _to_x0(model, image)
     check_start_step(model, start_step)
 
     def draw(noise: SampleNoise) -> Tensor:
@@ -45,7 +45,7 @@ def edit(
 @torch.no_grad()
 def inpaint(
     model: GenerativeModel,
-    picture: Tensor,
+    image: Tensor,
     mask: Tensor,
     num: int = 8,
     seed: int = 0,
@@ -54,22 +54,22 @@ def inpaint(
     first_index: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Return ``num`` pictures that equal ``picture`` where ``mask`` is False, uint8 (num, C, H, W).
+    """Return ``num`` images that equal ``image`` where ``mask`` is False, uint8 (num, C, H, W).
 
-    ``picture`` is uint8 (C, H, W), ``mask`` bool (H, W), True where a picture is to be drawn. After
-    each step, what is known is replaced by the picture diffused to that step. With ``resample`` > 1
+    ``image`` is uint8 (C, H, W), ``mask`` bool (H, W), True where an image is to be drawn. After
+    each step, what is known is replaced by the image diffused to that step. With ``resample`` > 1
     each step is done so many times, diffused back by one step in between, which brings the two
     parts into agreement (Lugmayr et al., 2022, RePaint, Algorithm 1 with jump length 1; the last
     step is repeated as well, since with few steps it is a large one).
 
     Without ``start_step`` the part to be drawn begins as noise at T; with it, as the diffused
-    picture, so that strokes in it lead. Seeds and errors are as in ``edit``.
+    image, so that strokes in it lead. Seeds and errors are as in ``edit``.
     """
-    x0 = _to_x0(model, picture)
-    if mask.dtype != torch.bool or mask.shape != picture.shape[1:]:
+    x0 = _to_x0(model, image)
+    if mask.dtype != torch.bool or mask.shape != image.shape[1:]:
         raise UserError(
-            f"mask is {tuple(mask.shape)} {mask.dtype}; expected {tuple(picture.shape[1:])} "
-            "torch.bool, true where the picture is to be drawn"
+            f"mask is {tuple(mask.shape)} {mask.dtype}; expected {tuple(image.shape[1:])} "
+            "torch.bool, true where the image is to be drawn"
         )
     if resample < 1:
         raise UserError(f"resample is {resample}; expected at least 1")
@@ -89,15 +89,15 @@ def interpolate(
     points: int,
     num: int = 1,
     seeds: tuple[int, int] = (0, 1),
-    pictures: tuple[Tensor, Tensor] | None = None,
+    images: tuple[Tensor, Tensor] | None = None,
     start_step: int | None = None,
 ) -> Tensor:
     """Return ``points`` samples on each of ``num`` ways between two samples, (num, points, …).
 
     Way i leads from sample i of the first seed to sample i of the second. All noises (x_T, z and
     the posterior's) go along an arc on which they stay standard normal; the ends equal
-    ``model.sample(num, seed)`` bit for bit. With two ``pictures``, uint8 (C, H, W), the ends are
-    those of ``edit`` from ``start_step``, and the diffused picture goes along a straight line.
+    ``model.sample(num, seed)`` bit for bit. With two ``images``, uint8 (C, H, W), the ends are
+    those of ``edit`` from ``start_step``, and the diffused image goes along a straight line.
     Raises UserError for equal seeds, fewer than 2 points, and as ``edit``.
     """
     if points < 2 or num < 1 or seeds[0] == seeds[1]:
@@ -105,16 +105,16 @@ def interpolate(
             f"points is {points}, num {num} and seeds {tuple(seeds)}; expected at least 2 and 1, "
             "and two different seeds"
         )
-    if (pictures is None) != (start_step is None):
-        raise UserError("pictures and start_step go together: give both or neither")
-    if pictures is not None:
-        ends = [_to_x0(model, picture) for picture in pictures]
+    if (images is None) != (start_step is None):
+        raise UserError("images and start_step go together: give both or neither")
+    if images is not None:
+        ends = [_to_x0(model, image) for image in images]
         check_start_step(model, start_step)
 
     def column(a: float) -> Tensor:
         def draw(start: SampleNoise) -> Tensor:
             noise = NoiseOnArc(start, SampleNoise(seeds[1], start.indices), a)
-            if pictures is None:
+            if images is None:
                 return model.draw(noise, model.generator_ema)
             return _denoise_from(model, torch.lerp(*ends, a), start_step, noise)
 
@@ -199,27 +199,27 @@ def _draw_all(
 
 
 def check_editable(model: GenerativeModel) -> None:
-    """Raise UserError unless the model draws pictures in denoising steps to start from."""
+    """Raise UserError unless the model draws images in denoising steps to start from."""
     if not hasattr(model, "sampling_step"):
         raise UserError(
             f"the model is {type(model).__name__}, without the denoising steps of a DDGAN to start "
-            "from; edit pictures with a DDGAN"
+            "from; edit images with a DDGAN"
         )
     shape = tuple(model.data_shape)
     if len(shape) != 3:
-        raise UserError(f"the model's samples have shape {shape}; only pictures can be edited")
+        raise UserError(f"the model's samples have shape {shape}; only images can be edited")
 
 
-def _to_x0(model: GenerativeModel, picture: Tensor) -> Tensor:
-    """Return x_0 (1, C, H, W) in [-1, 1], once the model and the picture are found to fit."""
+def _to_x0(model: GenerativeModel, image: Tensor) -> Tensor:
+    """Return x_0 (1, C, H, W) in [-1, 1], once the model and the image are found to fit."""
     check_editable(model)
     shape = tuple(model.data_shape)
-    if picture.dtype != torch.uint8 or tuple(picture.shape) != shape:
+    if image.dtype != torch.uint8 or tuple(image.shape) != shape:
         raise UserError(
-            f"picture is {tuple(picture.shape)} {picture.dtype}; expected {shape} torch.uint8, the "
-            "shape of the model's samples (ddgan.apis.read_picture brings a file to it)"
+            f"image is {tuple(image.shape)} {image.dtype}; expected {shape} torch.uint8, the "
+            "shape of the model's samples (ddgan.apis.read_image brings a file to it)"
         )
-    return picture.to(model.device).float().div(127.5).sub(1)[None]
+    return image.to(model.device).float().div(127.5).sub(1)[None]
 
 
 def check_start_step(model: GenerativeModel, start_step: int) -> None:

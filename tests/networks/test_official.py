@@ -14,18 +14,18 @@ import torch
 from torch import nn
 
 from ddgan.apis import load_model
-from ddgan.engine.official import (
+from ddgan.errors import CheckpointError
+from ddgan.networks import MLPDiscriminator, MLPGenerator, NCSNpp, TimeDependentDiscriminator
+from ddgan.networks.official import (
     convert_discriminator,
     convert_generator,
     convert_model,
     read_official,
 )
-from ddgan.engine.official_layout import discriminator_slots, generator_slots
-from ddgan.errors import CheckpointError
-from ddgan.networks import MLPDiscriminator, MLPGenerator, NCSNpp, TimeDependentDiscriminator
+from ddgan.networks.official_layout import discriminator_slots, generator_slots
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / "tests" / "data"
+DATA = ROOT / "tests" / "fixtures"
 NUM_STEPS, BATCH, SIZE, LATENT = 4, 4, 16, 16
 
 

@@ -1,4 +1,4 @@
-"""Folders, zips and LMDBs of pictures: contents, damage, limits and worker processes."""
+"""Folders, zips and LMDBs of images: contents, damage, limits and worker processes."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def encoded(values, form="PNG"):
 
 
 def bomb(width=9_000, height=9_000):
-    """A PNG of a few bytes whose header declares a huge picture."""
+    """A PNG of a few bytes whose header declares a huge image."""
 
     def chunk(kind, data):
         body = kind + data
@@ -74,7 +74,7 @@ def make_lmdb(path, files):
 STORES = pytest.mark.parametrize("make", [make_folder, make_zip, make_lmdb])
 
 
-def pictures(count):
+def images(count):
     return {f"{i:02d}.png": encoded(values_of(i)) for i in range(count)}
 
 
@@ -93,7 +93,7 @@ def log():
 @STORES
 def test_contents_and_order(tmp_path, make):
     path = tmp_path / "data"
-    data = make(path, pictures(12))(path, image_size=SIZE)
+    data = make(path, images(12))(path, image_size=SIZE)
     assert len(data) == 12
     assert data.image_shape == (3, SIZE, SIZE)
     for i in range(12):
@@ -101,7 +101,7 @@ def test_contents_and_order(tmp_path, make):
         np.testing.assert_array_equal(data[i]["x"].permute(1, 2, 0).numpy(), values_of(i))
         assert data[i]["index"] == i
         assert "label" not in data[i]
-    assert data.picture_name(3).endswith("03.png")
+    assert data.image_name(3).endswith("03.png")
     with pytest.raises(IndexError):
         data[12]
     grey = type(data)(path, channels=1)
@@ -117,7 +117,7 @@ def test_contents_and_order(tmp_path, make):
 )
 def test_workers_give_the_same(tmp_path, make, context):
     path = tmp_path / "data"
-    files = pictures(10)
+    files = images(10)
     files["04.png"] = files["04.png"][:-60]
     data = make(path, files)(path)
     expected = list(DataLoader(data, 3))  # opens handles that the workers inherit
@@ -132,7 +132,7 @@ def test_workers_give_the_same(tmp_path, make, context):
 @STORES
 def test_unreadable_is_replaced_logged_once_and_counted(tmp_path, make, log):
     path = tmp_path / "data"
-    files = pictures(30)
+    files = images(30)
     broken = {"07.png": files["07.png"][:-60], "08.png": b"", "29.png": bomb()}
     data = make(path, {**files, **broken})(path)
     for _ in range(2):
@@ -146,8 +146,8 @@ def test_unreadable_is_replaced_logged_once_and_counted(tmp_path, make, log):
     assert [name[-6:] for name in data.unreadable] == list(broken)
 
 
-def test_an_unreadable_picture_is_not_tried_again(tmp_path):
-    make_folder(tmp_path, {**pictures(20), "01.png": b""})
+def test_an_unreadable_image_is_not_tried_again(tmp_path):
+    make_folder(tmp_path, {**images(20), "01.png": b""})
     data = ImageFolder(tmp_path)
     assert data[1]["index"] == 2
     (tmp_path / "01.png").write_bytes(encoded(values_of(1)))
@@ -157,8 +157,8 @@ def test_an_unreadable_picture_is_not_tried_again(tmp_path):
 
 
 def test_each_process_opens_its_own_handle(tmp_path, monkeypatch):
-    make_zip(tmp_path / "a.zip", pictures(2))
-    make_lmdb(tmp_path / "lmdb", pictures(2))
+    make_zip(tmp_path / "a.zip", images(2))
+    make_lmdb(tmp_path / "lmdb", images(2))
     zipped, stored = ImageZip(tmp_path / "a.zip"), ImageLMDB(tmp_path / "lmdb")
     handle, environment = zipped._zip(), lmdb_images._environment(stored.path)
     assert zipped._zip() is handle
@@ -172,19 +172,19 @@ def test_each_process_opens_its_own_handle(tmp_path, monkeypatch):
 @STORES
 def test_too_many_unreadable_stop_with_a_summary(tmp_path, make):
     path = tmp_path / "data"
-    files = pictures(20)
+    files = images(20)
     for i in (1, 3, 6):
         files[f"{i:02d}.png"] = b"\x89PNG broken"
     data = make(path, files)(path, max_unreadable=2)
     assert [data[i]["index"] for i in (0, 1, 2, 3)] == [0, 2, 2, 4]
     with pytest.raises(TooManyUnreadableError, match=r"3 of 20 .*01.png.*03.png.*06.png.*repair"):
         data[6]
-    with pytest.raises(TooManyUnreadableError, match="2 of 2 pictures are unreadable"):
+    with pytest.raises(TooManyUnreadableError, match="2 of 2 images are unreadable"):
         make(tmp_path / "none", {"00.png": b"x", "01.png": b"y"})(tmp_path / "none")
 
 
 def test_workers_count_together(tmp_path):
-    files = pictures(24)
+    files = images(24)
     files.update({f"{i:02d}.png": b"broken" for i in (1, 2, 10, 11)})
     make_folder(tmp_path, files)
     data = ImageFolder(tmp_path, max_unreadable=4)
@@ -208,7 +208,7 @@ def test_wrong_size_stops_at_construction(tmp_path, make):
         dataset(path, image_size=6)
     with pytest.raises(ValueError, match=r"b.png: it is 6x6 .* expected 9x7"):
         dataset(path)
-    with pytest.raises(ValueError, match=r"a.png: CentreCrop\(size=8\): the picture is only 9x7"):
+    with pytest.raises(ValueError, match=r"a.png: CentreCrop\(size=8\): the image is only 9x7"):
         dataset(path, pipeline=[{"type": "CentreCrop", "size": 8}])
     pipeline = [{"type": "CentreCrop"}, {"type": "Resize", "size": 6}]
     data = dataset(path, pipeline=pipeline, image_size=6)
@@ -220,7 +220,7 @@ def test_wrong_size_stops_at_construction(tmp_path, make):
 
 
 def test_a_late_wrong_size_is_replaced(tmp_path, log):
-    make_folder(tmp_path, {**pictures(20), "01.png": encoded(values_of(1, 5, 5))})
+    make_folder(tmp_path, {**images(20), "01.png": encoded(values_of(1, 5, 5))})
     data = ImageFolder(tmp_path)
     assert data[1]["index"] == 2
     assert "01.png (it is 5x5" in log[0].getMessage()
@@ -229,30 +229,30 @@ def test_a_late_wrong_size_is_replaced(tmp_path, log):
 @STORES
 def test_digest_and_pickling(tmp_path, make):
     path, other = tmp_path / "data", tmp_path / "other"
-    data = make(path, pictures(5))(path)
+    data = make(path, images(5))(path)
     data[0]
     again = pickle.loads(pickle.dumps(data))
     assert torch.equal(again[2]["x"], data[2]["x"])
     assert again.digest() == data.digest()
-    assert make(other, pictures(6))(other).digest() != data.digest()
+    assert make(other, images(6))(other).digest() != data.digest()
 
 
 @STORES
 def test_missing_paths(tmp_path, make):
-    dataset = make(tmp_path / "data", pictures(1))
+    dataset = make(tmp_path / "data", images(1))
     with pytest.raises(FileNotFoundError, match=r"absent .*; set "):
         dataset(tmp_path / "absent")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damaged_pictures_never_crash(tmp_path_factory, data):
+def test_damaged_images_never_crash(tmp_path_factory, data):
     good = encoded(values_of(0), data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"])))
     damaged = bytearray(good[: data.draw(st.integers(0, len(good)))])
     for _ in range(data.draw(st.integers(0, 4)) if damaged else 0):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     root = tmp_path_factory.mktemp("damaged")
-    make_folder(root, {**pictures(20), "01.png": bytes(damaged)})
+    make_folder(root, {**images(20), "01.png": bytes(damaged)})
     item = ImageFolder(root)[1]
     assert item["index"] in (1, 2)
     assert item["x"].shape == (3, SIZE, SIZE)
@@ -271,7 +271,7 @@ def test_folder_listing(tmp_path):
 
 
 def test_folder_bad_input(tmp_path):
-    with pytest.raises(ValueError, match=r"no pictures in .* expected files that end in"):
+    with pytest.raises(ValueError, match=r"no images in .* expected files that end in"):
         ImageFolder(tmp_path)
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="is not a folder; for a zip file use"):
@@ -305,9 +305,9 @@ def test_zip_bad_input(tmp_path, log):
     with pytest.raises(ValueError, match=r"is not a whole zip file"):
         ImageZip(path)
     make_zip(path, {"__MACOSX/a.png": b"", "a.txt": b""})
-    with pytest.raises(ValueError, match="no pictures in"):
+    with pytest.raises(ValueError, match="no images in"):
         ImageZip(path)
-    make_zip(path, pictures(20))
+    make_zip(path, images(20))
     good = encoded(values_of(4))
     path.write_bytes(path.read_bytes().replace(good, good[:-9] + b"123456789"))
     assert ImageZip(path)[4]["index"] == 5
@@ -342,7 +342,7 @@ def test_lmdb_encoded_in_key_order(tmp_path):
     path = tmp_path / "lsun"
     make_lmdb(path, {f"{k}f{k}": encoded(values_of(i), "WEBP") for i, k in enumerate("cab")})
     data = ImageLMDB(path, num_images=2)
-    assert [data.picture_name(i)[-3:] for i in range(2)] == ["afa", "bfb"]
+    assert [data.image_name(i)[-3:] for i in range(2)] == ["afa", "bfb"]
 
 
 def test_lmdb_bad_input(tmp_path, monkeypatch):
@@ -358,12 +358,12 @@ def test_lmdb_bad_input(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("start", [b"BM", b"RIFF", b"\xff\xd8\xff", b"II*\0"])
-def test_lmdb_raw_pictures_may_begin_like_encoded_ones(tmp_path, start):
+def test_lmdb_raw_images_may_begin_like_encoded_ones(tmp_path, start):
     raw = start + values_of(0).tobytes()[len(start) :]
     make_lmdb(tmp_path / "raw.lmdb", {"0": values_of(1).tobytes(), "1": raw})
     data = ImageLMDB(tmp_path / "raw.lmdb")
     assert data[1]["x"].permute(1, 2, 0).numpy().tobytes() == raw
-    # And an encoded picture may have the length of a raw one.
+    # And an encoded image may have the length of a raw one.
     content = encoded(values_of(3), "BMP")
     side = next(s for s in range(100) if 3 * s * s >= len(content))
     make_lmdb(tmp_path / "bmp.lmdb", {"0": content + bytes(3 * side * side - len(content))})
@@ -371,12 +371,12 @@ def test_lmdb_raw_pictures_may_begin_like_encoded_ones(tmp_path, start):
 
 
 def test_the_digest_of_an_lmdb_follows_its_content(tmp_path):
-    """Raw pictures make files of the same size whatever they show."""
+    """Raw images make files of the same size whatever they show."""
     digests = set()
     for name, changed in {"a": None, "b": 0, "c": 700, "d": 1199}.items():
         files = {str(i): bytes(12) for i in range(1200)}
         if changed is not None:
-            # Between those that are looked at, a change of one picture alone goes unnoticed.
+            # Between those that are looked at, a change of one image alone goes unnoticed.
             files |= {str(i): bytes([7] * 12) for i in range(changed, min(changed + 13, 1200))}
         make_lmdb(tmp_path / name, files)
         digests.add(ImageLMDB(tmp_path / name).digest())

@@ -1,8 +1,8 @@
 // The CUDA kernels, compiled for the CPU and exported for ctypes.
 #define DDGAN_EMULATE
-#include "../cuda/bias_act.cu"
-#include "../cuda/fir.cu"
-#include "../cuda/norm.cu"
+#include "../../../csrc/cuda/bias_act.cu"
+#include "../../../csrc/cuda/fir.cu"
+#include "../../../csrc/cuda/norm.cu"
 
 extern "C" {
 void emulated_fir(const ddgan::Fir* p) { ddgan::cuda::fir(*p, nullptr); }

@@ -110,7 +110,7 @@ def test_no_pickle_is_read(tmp_path):
 )
 def test_other_arrays_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(ValueError, match=r"expected uint8 pictures \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"expected uint8 images \(N, C, H, W\)"):
         ImageMemmap(tmp_path / "a.npy")
 
 
@@ -118,9 +118,9 @@ def test_bad_input(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prepare_data\.py"):
         ImageMemmap(tmp_path / "a.npy")
     store(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match=r"pictures of 4x5 .* image_size=4"):
+    with pytest.raises(ValueError, match=r"images of 4x5 .* image_size=4"):
         ImageMemmap(tmp_path / "a.npy", image_size=4)
-    with pytest.raises(ValueError, match="has 10 pictures, but num_images=11"):
+    with pytest.raises(ValueError, match="has 10 images, but num_images=11"):
         ImageMemmap(tmp_path / "a.npy", num_images=11)
     np.save(tmp_path / "a.labels.npy", np.arange(9))
     with pytest.raises(ValueError, match=r"holds int64 \(9,\), expected one integer"):
@@ -130,5 +130,5 @@ def test_bad_input(tmp_path):
         ImageMemmap(tmp_path / "a.npy")
     with (tmp_path / "b.npy").open("wb") as file:
         np.savez(file, a=np.zeros(3))
-    with pytest.raises(ValueError, match="expected uint8 pictures"):
+    with pytest.raises(ValueError, match="expected uint8 images"):
         ImageMemmap(tmp_path / "b.npy")

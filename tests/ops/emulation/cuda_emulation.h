@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../common/half.h"
+#include "../../../csrc/common/half.h"
 #include "scheduler.h"
 
 #define __global__

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ddgan.diffusion.mixture import GaussianMixture
 from ddgan.diffusion.schedules import vp_variance
+from ddgan.visualization.mixture import GaussianMixture
 
 
 def vp_alpha_bar(time: float, beta_min: float = 0.1, beta_max: float = 20.0) -> float:

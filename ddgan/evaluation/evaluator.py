@@ -12,9 +12,8 @@ import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
 from torch.utils.data import Dataset
 
-from ddgan.engine.feature_group import FeatureGroup, extractor_key
-from ddgan.engine.loops import check_shapes
 from ddgan.errors import UserError
+from ddgan.evaluation.feature_group import FeatureGroup, extractor_key
 from ddgan.evaluation.feature_metrics import DEFAULT_METRICS, FeatureMetric
 from ddgan.evaluation.real_data import Progress, no_progress
 from ddgan.evaluation.sampled_features import Series, draw_series
@@ -23,6 +22,7 @@ from ddgan.evaluation.shards import ShardCache, own_shards, shard_length
 from ddgan.evaluation.stored_tensors import Tensors
 from ddgan.evaluation.weights import parameters_digest
 from ddgan.models import GenerativeModel
+from ddgan.models.base import check_shapes
 from ddgan.registry import DATASETS, METRICS
 
 MODEL_METRICS = {"time": {"type": "SamplingTime"}, "nfe": {"type": "FunctionEvaluations"}}
@@ -97,7 +97,7 @@ class Evaluator:
     """Measures metrics, by name, of models with one config; extractors are loaded once.
 
     ``sampler`` is the model's config, which tells its samples from others of the same weights.
-    ``open_dataset`` is called where a metric needs real pictures and no file stands for them.
+    ``open_dataset`` is called where a metric needs real images and no file stands for them.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Evaluator:
         members: dict[str, dict[str, FeatureMetric]] = {}
         for name, metric in self.metrics.items():
             if isinstance(metric, FeatureMetric):
-                _check_pictures(name, model)
+                _check_images(name, model)
                 members.setdefault(extractor_key(metric), {})[name] = metric
         self.groups = {key: FeatureGroup(metrics) for key, metrics in members.items()}
         for group in self.groups.values():
@@ -132,7 +132,7 @@ class Evaluator:
         if options.real_file and not comparing:
             raise UserError(
                 f"--real {options.real_file} is given, but none of {sorted(self.metrics)} compares "
-                "with real pictures; leave it out"
+                "with real images; leave it out"
             )
         if options.real_file:
             for group in comparing:
@@ -260,10 +260,10 @@ def _series_key(metric: Any) -> str:
     return extractor_key(metric) if isinstance(metric, FeatureMetric) else _RAW
 
 
-def _check_pictures(name: str, model: GenerativeModel) -> None:
+def _check_images(name: str, model: GenerativeModel) -> None:
     shape = tuple(model.data_shape)
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(
-            f"--metric {name} is of pictures with 1 or 3 channels; the model makes samples of "
+            f"--metric {name} is of images with 1 or 3 channels; the model makes samples of "
             f"shape {shape}"
         )

@@ -1,0 +1,134 @@
+"""Files that are whole or absent: atomic writes, digests and locks."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from ddgan.errors import CheckpointError, UserError
+
+_CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# What file systems answer that do not offer a call at all.
+UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP})
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object] | bytes | str) -> None:
+    """Write ``path`` in one step: it holds its old content or the whole new one, never a part.
+
+    ``write`` is the content, or a function that writes it to the temporary path it is called with.
+    The folder is made if it is missing. Raises the OSError of a failed write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        if callable(write):
+            write(temporary)
+        elif isinstance(write, str):
+            temporary.write_text(write, encoding="utf-8")
+        else:
+            temporary.write_bytes(write)
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the hidden name under which this process writes ``path`` before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a name is one that ``temporary_path`` gives."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256(*parts: bytes | memoryview) -> str:
+    """Return the SHA-256 of the parts in a row, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; raises OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(path: str | Path, holder: str) -> Iterator[None]:
+    """Hold the lock file ``path`` for this process; raises UserError if another process holds it.
+
+    ``holder`` says in that error what is in use. The lock is a POSIX record lock, which the kernel
+    or the file server frees when the process ends in any way: a left-over file blocks nobody.
+    Unlike ``flock``, workers of a loader do not inherit it, and NFS passes it between machines.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise UserError(
+                    f"{holder} is in use by another process ({file.read().strip()})"
+                ) from None
+            print_log(
+                f"{path} cannot be locked ({error}): a second process would go unnoticed", level=30
+            )
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()}, "
+            f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        )
+        file.flush()
+        yield
+
+
+def check_archive(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` is an archive as torch writes it.
+
+    Its parts are not compressed, so that reading it takes no more memory than its size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    # A damaged directory of the archive makes zipfile raise nearly anything.
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
+    size = path.stat().st_size
+    for part in parts:
+        # A part marked as a folder would leave torch's tensor as memory happens to be.
+        if part.compress_type != zipfile.ZIP_STORED or part.external_attr & 0x10:
+            raise CheckpointError(f"{path}: {part.filename!r} in it is not stored as torch does")
+    if sum(part.file_size for part in parts) > size:
+        raise CheckpointError(f"{path}: its parts overlap, or claim more than its {size} bytes")
