@@ -15,8 +15,7 @@ from ddgan.data.single import fit_image, fit_mask, open_image
 from ddgan.editing import check_editable
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
-from ddgan.utils.cli import import_packages, progress_bar, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.cli import add_options, at_least, progress_bar, running
 from ddgan.visualization import save_samples, written_samples
 
 
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Draw images that follow a stroke painting, or fill in a part of an image."
     )
-    parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
+    add_options(parser, "checkpoint")
     parser.add_argument("image", help="the painting: PNG, JPEG, WebP, BMP or TIFF")
     parser.add_argument(
         "--start-step",
@@ -42,13 +41,9 @@ def parse_args() -> argparse.Namespace:
         default=1,
         help="with --mask: how often each step is done; more fits the parts together better",
     )
-    parser.add_argument("--num", type=int, default=8, help="how many images (default 8)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num", type=at_least(1), default=8, help="how many images (default 8)")
     parser.add_argument("--out", required=True, help="an empty or new folder")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.add_argument(
-        "--import", nargs="+", default=[], dest="packages", help="packages that register modules"
-    )
+    add_options(parser, "--seed", "--batch-size", "--device", "--import")
     return parser.parse_args()
 
 
@@ -76,7 +71,7 @@ def draw(
     model: GenerativeModel, args: argparse.Namespace, image: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Return the results, in batches that fit into memory."""
-    batch_size = auto_batch_size(model)
+    batch_size = args.batch_size or auto_batch_size(model)
     batches = []
     with progress_bar("editing", args.num) as advance:
         for start in range(0, args.num, batch_size):
@@ -126,18 +121,14 @@ def save(
 def main() -> None:
     """Read, draw and write."""
     args = parse_args()
-    set_up_cpu()
-    with user_errors():
+    with running(args):
         out = Path(args.out)
-        if args.num < 1:
-            raise UserError(f"--num is {args.num}; expected at least 1")
         if args.resample != 1 and args.mask is None:
             raise UserError(f"--resample is {args.resample}; it is of use with --mask alone")
         if out.suffix or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
             raise UserError(
                 f"--out {out} is not a new or empty folder; choose another name, without an ending"
             )
-        import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)
         check_editable(model)
         if args.start_step is None and args.mask is None:

@@ -1,7 +1,9 @@
-"""Write a checkpoint's averaged generator as a release file, with other settings if wanted.
+"""Write a checkpoint's averaged generator as a release file, with changed settings if asked for.
 
-``python tools/export.py work_dirs/ddpm_cifar10/iter_800000.pth ddim50/iter_800000.safetensors
---cfg-options model.sampler=ddim model.sampling_steps=50``: the same weights, sampled otherwise.
+The same weights, sampled differently::
+
+    python tools/export.py work_dirs/ddpm_cifar10/iter_800000.pth ddim50/iter_800000.safetensors \\
+        --cfg-options model.sampler=ddim model.sampling_steps=50
 """
 
 import argparse
@@ -10,39 +12,28 @@ from pathlib import Path
 from ddgan.engine import read_weights, save_release
 from ddgan.engine.config import check_config, check_trusted_types
 from ddgan.errors import UserError
-from ddgan.utils.cli import OptionsAction, import_packages, user_errors
+from ddgan.utils.cli import add_options, running
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Write a checkpoint's averaged generator, with its config, as a safetensors "
         "file."
     )
-    parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
+    add_options(parser, "checkpoint", "--import")
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--name", help="what records of it name as config; default its own name")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="settings to change, such as model.sampling_steps=50",
-    )
-    parser.add_argument(
-        "--import", nargs="+", default=[], dest="packages", help="packages that register modules"
-    )
+    parser.add_argument("--name", help="the config's name in records of the file; default: kept")
+    add_options(parser, "--cfg-options", help="settings to change, such as model.sampling_steps=50")
     return parser.parse_args()
 
 
 def main() -> None:
     """Read, change and write."""
     args = parse_args()
-    with user_errors():
+    with running(args):
         if args.out.suffix != ".safetensors":
             raise UserError(f"{args.out}: expected the name of a .safetensors file")
-        import_packages(args.packages)
         config, state, info = read_weights(args.checkpoint)
         config.merge_from_dict(args.cfg_options)
         check_trusted_types(config.model)

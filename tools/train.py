@@ -1,7 +1,6 @@
 """Train a model from a config: ``python tools/train.py configs/ddgan_stackeddigits.py``.
 
-A run that SIGTERM or SIGUSR1 asks to stop saves a checkpoint and exits with 75: start it again,
-with --resume.
+On SIGTERM or SIGUSR1 a run saves a checkpoint and exits with 75; start it again with --resume.
 """
 
 import argparse
@@ -13,12 +12,11 @@ from mmengine.config import Config
 from ddgan.engine import Runner, load_config
 from ddgan.engine.dry_run import dry_run
 from ddgan.engine.preemption import PREEMPTED_STATUS
-from ddgan.utils.cli import OptionsAction, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.cli import add_options, running
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Train a model.")
     parser.add_argument("config", help="a config file, such as configs/ddgan_cifar10.py")
     parser.add_argument("--work-dir", help="folder of the run; default work_dirs/<config's name>")
@@ -29,20 +27,10 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="continue from this checkpoint, or from the newest whole one of the run's folder",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        metavar="KEY=VALUE",
-        help="settings to change, such as train_cfg.max_iters=1000",
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
-    parser.add_argument(
-        "--amp", choices=["off", "bf16", "fp16"], help="mixed precision; R1 stays in float32"
-    )
-    parser.add_argument("--compile", action="store_true", help="compile the networks")
-    parser.add_argument("--seed", type=int, help="instead of the config's randomness.seed")
-    parser.add_argument("--device", help="auto (default), cpu or cuda")
+    add_options(parser, "--cfg-options", help="settings to change: train_cfg.max_iters=1000")
+    add_options(parser, "--launcher", "--amp", "--compile", "--import")
+    add_options(parser, "--seed", default=None, help="instead of the config's randomness.seed")
+    add_options(parser, "--device", default=None)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -54,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Return the config with the command line's settings in it."""
+    """The config with the command line's settings in it."""
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
     cfg.launcher = args.launcher
@@ -77,8 +65,7 @@ def read_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     """Train, or only report what would be trained."""
     args = parse_args()
-    set_up_cpu()
-    with user_errors():
+    with running(args):
         cfg = read_config(args)
         if args.dry_run:
             print(dry_run(cfg))

@@ -83,22 +83,24 @@ def test_a_folder_in_use_is_refused(tmp_path, sample):
 
 
 BAD = [
-    (["--num", 0], "--num is 0"),
-    (["--num", 2, "--first-index", -1], "--first-index -1"),
-    (["--num", 2, "--batch-size", 0], "--batch-size is '0'; expected a number of at least 1"),
-    (["--num", 2, "--batch-size", "many"], "--batch-size is 'many'"),
-    (["--num", 2, "--out", "a.gif"], "expected a .png, .npz or .zip file, or a folder"),
-    (["--num", 2, "--out", "text"], "is a file; choose another name"),
+    (["--num", 0], 2, "argument --num: '0' given; expected a whole number of at least 1"),
+    (["--num", 2, "--first-index", -1], 2, "argument --first-index: '-1' given"),
+    (["--num", 2, "--batch-size", 0], 2, "argument --batch-size: '0' given; expected"),
+    (["--num", 2, "--batch-size", "many"], 2, "argument --batch-size: 'many' given; expected"),
+    (["--num", 2, "--out", "a.gif"], 1, "expected a .png, .npz or .zip file, or a folder"),
+    (["--num", 2, "--out", "text"], 1, "is a file; choose another name"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
-def test_bad_arguments_end_with_one_message(tmp_path, sample, monkeypatch, arguments, message):
+@pytest.mark.parametrize(("arguments", "expected_status", "message"), BAD)
+def test_bad_arguments_end_with_one_message(
+    tmp_path, sample, monkeypatch, arguments, expected_status, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").touch()
     out = [] if "--out" in arguments else ["--out", "a.npz"]
     status, output = sample(*arguments, *out)
-    assert status == 1
+    assert status == expected_status
     assert output.count("error:") == 1
     assert message in output
     assert files(tmp_path) == ["text"]
