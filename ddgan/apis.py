@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddgan.data.single import read_image
+from ddgan.data.decoding import read_image
 from ddgan.editing import edit, inpaint, interpolate
 from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import ddgan
 from ddgan.apis import auto_batch_size, edit, inpaint, load_model
-from ddgan.data.single import fit_image, fit_mask, open_image
+from ddgan.data.decoding import fit_image, fit_mask, open_image
 from ddgan.editing import check_editable
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel

@@ -3,18 +3,17 @@
 from ddgan.data.cifar10 import CIFAR10
 from ddgan.data.folder import ImageFolder
 from ddgan.data.gaussians import Gaussians25
-from ddgan.data.idx import read_idx
 from ddgan.data.images import ImageDataset, TooManyUnreadableError
 from ddgan.data.in_memory import InMemoryImages, collate
 from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
+from ddgan.data.mnist import load_mnist_images, read_idx
 from ddgan.data.samplers import ResumableSampler, check_batch_size
 from ddgan.data.stacked import (
     StackedDigits,
     StackedImages,
     StackedMNIST,
     load_digit_images,
-    load_mnist_images,
 )
 from ddgan.data.transforms import CentreCrop, Resize
 from ddgan.data.zip_images import ImageZip

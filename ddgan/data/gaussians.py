@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddgan.data.counter import random_bits, uniform
-from ddgan.data.in_memory import BatchedDataset, sha256_of
+from ddgan.data.counter_rng import random_bits, uniform
+from ddgan.data.in_memory import BatchedDataset
 from ddgan.registry import DATASETS
+from ddgan.utils.files import sha256
 
 
 @DATASETS.register_module()
@@ -54,4 +55,4 @@ class Gaussians25(BatchedDataset):
     def digest(self) -> str:
         """A SHA-256 string of the parameters."""
         parameters = f"{self.num_samples} {self.seed} {self.std!r}".encode()
-        return sha256_of(parameters, self.centres.tobytes())
+        return sha256(parameters, self.centres.tobytes())

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddgan.data.decoding import to_tensor
-from ddgan.data.in_memory import sha256_of
 from ddgan.data.transforms import Transform, build_pipeline
 from ddgan.errors import UserError
+from ddgan.utils.files import sha256
 
 _PROBES = 8
 _NAMED = 5
@@ -80,7 +80,7 @@ class ImageDataset(Dataset, ABC):
     def digest(self) -> str:
         """A SHA-256 string of the names and sizes of the images, and of the pipeline."""
         lines = [repr(self.pipeline), str(self.image_shape), *self._identity()]
-        return sha256_of("\n".join(lines).encode("utf-8", "surrogateescape"))
+        return sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
 
     @property
     def unreadable(self) -> list[str]:

@@ -1,6 +1,5 @@
 """Data sets whose items are computed or copied from arrays in memory, a whole batch at a time."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -8,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+
+from ddgan.utils.files import sha256
 
 
 class Items(Sequence):
@@ -99,12 +100,4 @@ class InMemoryImages(BatchedDataset):
     def digest(self) -> str:
         """A SHA-256 string of the images and labels."""
         labels = b"" if self.labels is None else np.asarray(self.labels, dtype="<i8").tobytes()
-        return sha256_of(str(tuple(self.images.shape)).encode(), self.images.numpy().data, labels)
-
-
-def sha256_of(*parts: bytes | memoryview) -> str:
-    """The SHA-256 hex digest of the parts, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+        return sha256(str(tuple(self.images.shape)).encode(), self.images.numpy().data, labels)

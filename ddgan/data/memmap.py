@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddgan.data.in_memory import BatchedDataset, sha256_of
+from ddgan.data.in_memory import BatchedDataset
 from ddgan.registry import DATASETS
+from ddgan.utils.files import sha256
 
 
 def labels_path(path: str | Path) -> Path:
@@ -68,7 +69,7 @@ class ImageMemmap(BatchedDataset):
         """A SHA-256 string of the images and labels, all of which are read for it."""
         images = self._images[: len(self)]
         labels = b"" if self.labels is None else self.labels.astype("<i8").tobytes()
-        return sha256_of(str(images.shape).encode(), images.data, labels)
+        return sha256(str(images.shape).encode(), images.data, labels)
 
     def _read_labels(self, stored: int) -> np.ndarray | None:
         path = labels_path(self.path)

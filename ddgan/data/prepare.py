@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from ddgan.data.images import ImageDataset
-from ddgan.data.in_memory import sha256_of
 from ddgan.data.prepare_formats import FORMATS, Entries, Format
 from ddgan.data.prepare_stage import RECIPE, begin, is_whole, locked, remove, sync, write, written
-from ddgan.data.readers import reader_context
+from ddgan.data.workers import reader_context
 from ddgan.errors import UserError
+from ddgan.utils.files import sha256
 
 SHARD = 128
 _VERSION = 1
@@ -117,7 +117,7 @@ def _finish(
         # One of the stored parts is not what it was: none of them is to be used again.
         write(stage / RECIPE, b"null")
         raise
-    digest = sha256_of(*(row["sha256"].encode() for row in good))
+    digest = sha256(*(row["sha256"].encode() for row in good))
     record = {"recipe": recipe, "count": len(good), "shape": shape, "sha256": digest}
     record |= {"source": source.name, "skipped": skipped}
     write(_record_path(destination), (json.dumps(record, indent=1) + "\n").encode())

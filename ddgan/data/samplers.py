@@ -7,7 +7,7 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from ddgan.data.counter import random_bits
+from ddgan.data.counter_rng import random_bits
 from ddgan.registry import DATA_SAMPLERS
 
 

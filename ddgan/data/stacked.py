@@ -1,17 +1,17 @@
 """Three grey digits stacked as the channels of one image: 1000 modes, known by their label."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddgan.data.counter import random_bits
-from ddgan.data.idx import read_idx
-from ddgan.data.in_memory import BatchedDataset, sha256_of
+from ddgan.data.counter_rng import random_bits
+from ddgan.data.in_memory import BatchedDataset
+from ddgan.data.mnist import load_mnist_images
 from ddgan.registry import DATASETS
+from ddgan.utils.files import sha256
 
 DIGIT_SPLITS = ("train", "test", "all")
 
@@ -47,7 +47,7 @@ class StackedImages(BatchedDataset):
     def digest(self) -> str:
         """A SHA-256 string of the grey images, their digits, the seed and the length."""
         parameters = f"{tuple(self._grey.shape)} {self.seed} {self.num_samples}".encode()
-        return sha256_of(parameters, self._grey.numpy().data, self._digits.astype("<i8").tobytes())
+        return sha256(parameters, self._grey.numpy().data, self._digits.astype("<i8").tobytes())
 
 
 @functools.cache
@@ -71,31 +71,6 @@ def load_digit_images(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     held_out = np.arange(len(labels)) % 5 == 4
     chosen = {"train": ~held_out, "test": held_out, "all": np.ones_like(held_out)}[split]
     return images[chosen], labels[chosen]
-
-
-def load_mnist_images(root: str | Path, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """MNIST, or a set in its form: images uint8 (N, 28, 28) and labels (N,) int64 in 0..9.
-
-    ``root`` holds the four published IDX files, plain or ``.gz``; torchvision's ``MNIST/raw``
-    below it is found as well. ``split`` is ``"train"`` or ``"test"``. Raises FileNotFoundError
-    for a missing file, ValueError for a damaged one.
-    """
-    prefixes = {"train": "train", "test": "t10k"}
-    if split not in prefixes:
-        raise ValueError(f"MNIST: split is {split!r}, expected 'train' or 'test'")
-    images = read_idx(_find_idx(Path(root), f"{prefixes[split]}-images", 3), ndim=3)
-    labels = read_idx(_find_idx(Path(root), f"{prefixes[split]}-labels", 1), ndim=1)
-    if not len(images) or len(images) != len(labels) or labels.max() > 9:
-        raise ValueError(
-            f"MNIST: {root} has {len(images)} images and {len(labels)} labels for {split!r}, "
-            "expected one label of 0..9 for each of at least one image"
-        )
-    return images, labels.astype(np.int64)
-
-
-def has_mnist_files(root: str | Path) -> bool:
-    """Whether the files that ``load_mnist_images`` reads are below ``root``."""
-    return any(_idx_candidates(Path(root), "train-images", 3))
 
 
 @DATASETS.register_module()
@@ -126,22 +101,6 @@ class StackedMNIST(StackedImages):
         images, labels = load_mnist_images(root, split)
         images = zero_pad(images, image_size)
         super().__init__(f"stackedmnist-{split}", images, labels, seed, num_samples)
-
-
-def _idx_candidates(root: Path, stem: str, ndim: int) -> Iterator[Path]:
-    folders = (root, root / "raw", root / "MNIST" / "raw")
-    names = [f"{stem}{joint}idx{ndim}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
-    return (path for path in (f / name for f in folders for name in names) if path.is_file())
-
-
-def _find_idx(root: Path, stem: str, ndim: int) -> Path:
-    for path in _idx_candidates(root, stem, ndim):
-        return path
-    raise FileNotFoundError(
-        f"MNIST: no {stem}-idx{ndim}-ubyte (or .gz) in {root}. Get MNIST's four files, for example "
-        "with 'bash tools/fetch_data.sh mnist' or torchvision.datasets.MNIST(root, download=True), "
-        "and set root to their folder"
-    )
 
 
 def zero_pad(images: np.ndarray, size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import math
 from PIL import Image
 from torch import Tensor
 
-from ddgan.data.single import fit_image, open_image
+from ddgan.data.decoding import fit_image, open_image
 from ddgan.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ddgan.data import check_batch_size, collate
-from ddgan.data.readers import reader_context
+from ddgan.data.workers import reader_context
 from ddgan.engine.preemption import StopRequest
 from ddgan.errors import TrainingError
 from ddgan.models.base import check_shapes

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddgan.data.in_memory import sha256_of
 from ddgan.errors import CheckpointError
 from ddgan.evaluation.optional_packages import import_torch_fidelity
 from ddgan.evaluation.weights import PublishedWeights, read_state_dict
 from ddgan.registry import MODELS
+from ddgan.utils.files import sha256
 
 INCEPTION_WEIGHTS = PublishedWeights(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -144,7 +144,7 @@ class PixelExtractor(FeatureExtractor):
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(f"image_shape is {shape}; expected (1 or 3, H, W)")
         name = "pixels_" + "x".join(map(str, shape))
-        super().__init__(name, prod(shape), sha256_of(name.encode()))
+        super().__init__(name, prod(shape), sha256(name.encode()))
         self.image_shape = shape
 
     def _extract(self, images: Tensor) -> dict[str, Tensor]:

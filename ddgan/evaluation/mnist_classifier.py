@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddgan.data import StackedMNIST, load_mnist_images
-from ddgan.data.in_memory import sha256_of
 from ddgan.evaluation.modes import ModeCoverage, mode_coverage
 from ddgan.evaluation.real_data import Progress, no_progress
 from ddgan.evaluation.shards import key_of
 from ddgan.evaluation.stored_tensors import cache_root, load_tensors, save_tensors
 from ddgan.registry import MODELS
+from ddgan.utils.files import sha256
 
 # To be raised whenever the network, its training or the numbers below change.
 RECIPE_VERSION = 1
@@ -94,7 +94,7 @@ def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> Mnis
     folder under a key of the data and of the recipe. The errors are those of load_mnist_images.
     """
     images, labels = (torch.from_numpy(a.copy()) for a in load_mnist_images(root, "train"))
-    digest = sha256_of(str(tuple(images.shape)).encode(), images.numpy().data, labels.numpy().data)
+    digest = sha256(str(tuple(images.shape)).encode(), images.numpy().data, labels.numpy().data)
     identity = {"classifier": "mnist", "recipe": RECIPE_VERSION, "data": digest}
     path = cache_root() / "classifiers" / f"{key_of(identity)}.safetensors"
     classifier = MnistClassifier()

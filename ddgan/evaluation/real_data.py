@@ -11,7 +11,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ddgan.data.readers import reader_context
+from ddgan.data.workers import reader_context
 from ddgan.evaluation.frechet import FeatureStatistics, StatisticsAccumulator
 from ddgan.evaluation.sampled_features import EXTRACTOR_BATCH, extract
 from ddgan.evaluation.shards import (

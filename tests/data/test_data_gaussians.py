@@ -7,7 +7,7 @@ from scipy import stats
 from torch.utils.data import default_collate
 
 from ddgan.data import Gaussians25, collate
-from ddgan.data.counter import random_bits, uniform
+from ddgan.data.counter_rng import random_bits, uniform
 
 
 def points_of(data, count):

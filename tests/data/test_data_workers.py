@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddgan.data.readers import Flag, reader_context
+from ddgan.data.workers import Flag, reader_context
 from ddgan.engine.loops import TrainLoop
 
 
