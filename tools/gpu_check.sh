@@ -78,7 +78,7 @@ if [ "$device" = cuda ]; then
     # Without the operators all of their tests are skipped, which is no success.
     step tests 180 bash -c '"$0" -m pytest -rs -p no:cacheprovider tests/ops/test_cuda_device.py \
         tests/models/test_graphs.py tests/test_cuda_training.py && "$0" -c \
-        "from ddgan.ops import library as l; assert l.built_for(\"cuda\"), l.load()"' "$python"
+        "from ddgan.ops.backend import built_for, load; assert built_for(\"cuda\"), load()"' "$python"
     fast=(--amp bf16 --channels-last)
     graph=(--cuda-graph)
     memory=(--batch-size 4)

@@ -1,10 +1,19 @@
 """Bias, leaky ReLU, gain and clamp in one operation."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ddgan.ops import native, reference
-from ddgan.ops.selection import compiled
+from ddgan.ops.backend import (
+    channels_last,
+    compiled,
+    differentiable,
+    empty_like,
+    empty_sums,
+    kernels,
+)
 
 
 def fused_bias_leaky_relu(
@@ -14,10 +23,10 @@ def fused_bias_leaky_relu(
     gain: float = 2**0.5,
     clamp: float | None = None,
 ) -> Tensor:
-    """Return ``clip(gain * leaky_relu(x + bias), -clamp, clamp)`` in the dtype of ``x``.
+    """``clip(gain * leaky_relu(x + bias), -clamp, clamp)`` in the dtype of ``x``.
 
-    ``x`` is (N, C, ...) and ``bias`` is (C,) in any floating dtype, or None for no bias. Raises
-    ValueError for a bias that does not fit or a negative clamp.
+    ``x`` is (N, C, ...); ``bias`` is (C,) in any floating dtype, or None. Raises ValueError for a
+    bias that does not fit or a negative clamp.
     """
     if x.ndim < 2 or (bias is not None and bias.shape != x.shape[1:2]):
         shape = None if bias is None else tuple(bias.shape)
@@ -27,9 +36,9 @@ def fused_bias_leaky_relu(
     if clamp is not None and clamp < 0:
         raise ValueError(f"clamp is {clamp}; expected None or a limit of at least 0")
     if not compiled(x):
-        return reference.bias_leaky_relu(x, bias, negative_slope, gain, clamp)
+        return bias_leaky_relu_reference(x, bias, negative_slope, gain, clamp)
     needed = x.requires_grad or (bias is not None and bias.requires_grad)
-    y, _ = native.ops.bias_leaky_relu(
+    y, _ = kernels.bias_leaky_relu(
         x,
         None if bias is None else bias.contiguous(),
         float(negative_slope),
@@ -38,3 +47,76 @@ def fused_bias_leaky_relu(
         needed and torch.is_grad_enabled(),
     )
     return y
+
+
+def bias_leaky_relu_reference(
+    x: Tensor, bias: Tensor | None, slope: float, gain: float, clamp: float | None
+) -> Tensor:
+    """The operation in plain PyTorch."""
+    if bias is not None:
+        x = x + bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
+    x = F.leaky_relu(x, slope)
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else torch.clamp(x, -clamp, clamp)
+
+
+def _mask(x: Tensor, planes: int) -> Tensor:
+    """Room for the mask that the backward reads; csrc/common/types.h has its layout."""
+    n, c, s = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    rows, inner = (n * s, c) if x.ndim == 2 or channels_last(x) else (n * c, s)
+    return torch.empty((planes, rows, (inner + 7) // 8), dtype=torch.uint8, device=x.device)
+
+
+def _fake(x, bias, slope, gain, clamp, mask):
+    return empty_like(x), _mask(x, 0 if not mask else 1 if clamp < 0 else 2)
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, bias, ctx.slope, ctx.gain, _, mask = inputs
+    if not mask:
+        raise RuntimeError("bias_leaky_relu has a derivative only with mask=True")
+    ctx.last = channels_last(x)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx, grad, _mask):
+    if grad is None:
+        return (None,) * 6
+    (mask,) = ctx.saved_tensors
+    wanted = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
+    dx, db = kernels.bias_leaky_relu_backward(grad, mask, ctx.slope, ctx.gain, ctx.last, wanted)
+    return dx, db.to(ctx.bias_dtype) if wanted else None, None, None, None, None
+
+
+def _backward_fake(grad, mask, slope, gain, channels_last, bias_grad):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    dx = torch.empty_like(grad, memory_format=memory_format)
+    return dx, empty_sums(grad, grad.shape[1] if bias_grad else 0)
+
+
+def _backward_setup(ctx, inputs, output) -> None:
+    grad, mask, *ctx.scalars, ctx.bias_grad = inputs
+    ctx.shape, ctx.dtype = grad.shape, grad.dtype
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(mask)
+
+
+def _second(ctx, grad_dx, grad_db):
+    """The backward is linear in the gradient, and is its own adjoint."""
+    cotangent = grad_dx
+    if ctx.bias_grad and grad_db is not None:
+        row = grad_db.to(ctx.dtype).reshape(1, -1, *[1] * (len(ctx.shape) - 2))
+        cotangent = row.expand(ctx.shape) if grad_dx is None else grad_dx + row
+    if cotangent is None:
+        return (None,) * 6
+    (mask,) = ctx.saved_tensors
+    grad, _ = kernels.bias_leaky_relu_backward(cotangent, mask, *ctx.scalars, False)
+    return (grad, *[None] * 5)
+
+
+differentiable("bias_leaky_relu", _fake, _setup, _backward)
+differentiable("bias_leaky_relu_backward", _backward_fake, _backward_setup, _second)

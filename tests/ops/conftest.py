@@ -2,13 +2,14 @@ import os
 
 import pytest
 
-from ddgan.ops import backend, library
+from ddgan.ops import backend
+from ddgan.ops.backend import built_for, load
 
 
 def need_compiled_cpu() -> None:
     """Skip a test where the operators are not built, as without a compiler; in CI they must be."""
-    if not library.built_for("cpu"):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(library.load()))
+    if not built_for("cpu"):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(load()))
 
 
 @pytest.fixture(params=["torch", "cpu"])

@@ -11,7 +11,9 @@ import sys
 import torch
 from torch import Tensor
 
-from ddgan.ops import reference
+from ddgan.ops.ada_group_norm import ada_group_norm_reference
+from ddgan.ops.bias_leaky_relu import bias_leaky_relu_reference
+from ddgan.ops.upfirdn2d import upfirdn2d_reference
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 I64, I32, F64, PTR, BOOL = (
@@ -111,7 +113,7 @@ def fir(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -> Non
     x = randn(*shape, dtype=dtype, last=last)
     kernel = torch.randn(taps, taps) if two_d else torch.randn(taps).double()
     full = kernel if two_d else torch.outer(kernel, kernel)
-    want = reference.upfirdn2d(x.double(), full.double(), up, down, pad, 2.0)
+    want = upfirdn2d_reference(x.double(), full.double(), up, down, pad, 2.0)
     y = torch.empty(want.shape, dtype=dtype)
     y = y.to(memory_format=torch.channels_last) if last else y
     n, c, h, w = shape
@@ -154,7 +156,7 @@ def bias_act(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -
     x, grad = (randn(n, c, h, w, dtype=dtype, last=last) for _ in range(2))
     bias = torch.randn(c)
     x64, b64 = x.double().requires_grad_(), bias.double().requires_grad_()
-    free = reference.bias_leaky_relu(x64, b64, slope, gain, None)
+    free = bias_leaky_relu_reference(x64, b64, slope, gain, None)
     want = free if clamp is None else free.clamp(-clamp, clamp)
     want_dx, want_db = torch.autograd.grad(want, (x64, b64), grad.double())
     planes = [bits(x64 + b64[:, None, None] > 0, last)]
@@ -202,7 +204,7 @@ def norm(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -> No
     scale, shift = (torch.randn(n, 2 * c).chunk(2, 1)[i] for i in range(2))
     ins = [t.double().requires_grad_() for t in (x, scale, shift)]
     g64 = grad.double().requires_grad_()
-    want = reference.ada_group_norm(ins[0], groups, *ins[1:], eps, silu)
+    want = ada_group_norm_reference(ins[0], groups, *ins[1:], eps, silu)
     first = torch.autograd.grad(want, ins, g64, create_graph=True)
     cots = (u.double(), torch.randn(n, c).double(), torch.randn(n, c).double())
     second = torch.autograd.grad(

@@ -1,3 +1,4 @@
+import importlib
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from ddgan import ops
-from ddgan.ops import library, native, selection
+from ddgan.ops.backend import kernels, load
 
+# ddgan.ops.backend is the function.
+backend_module = importlib.import_module("ddgan.ops.backend")
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,7 +43,7 @@ def test_backend_restores_the_previous_one() -> None:
 
 
 def test_asking_for_what_is_not_built_says_how_to_build(monkeypatch) -> None:
-    monkeypatch.setitem(selection._built, "cuda", False)
+    monkeypatch.setattr(backend_module, "_built", {"cpu": True, "cuda": False})
     with pytest.raises(RuntimeError, match=r"'cuda' operators.*setup.py.*DDGAN_CUDA=1"):
         ops.backend("cuda").__enter__()
 
@@ -52,7 +55,7 @@ def test_backend_of_another_device_is_an_error(compiled_cpu) -> None:
 
 def test_auto_takes_the_compiled_operator(compiled_cpu, monkeypatch) -> None:
     called = []
-    monkeypatch.setattr(native.ops, "upfirdn2d", lambda *a: called.append(a) or a[0])
+    monkeypatch.setattr(kernels, "upfirdn2d", lambda *a: called.append(a) or a[0])
     with ops.backend("auto"):
         ops.upsample2d(torch.ones(1, 1, 2, 2))
     with ops.backend("torch"):
@@ -64,6 +67,8 @@ def test_environment_selects_and_report_tells() -> None:
     result = _python("-m ddgan.ops", DDGAN_OPS="torch")
     assert result.returncode == 0, result.stderr
     assert "on cpu     the PyTorch reference" in result.stdout
+    missing = _python("-m ddgan.ops", DDGAN_OPS="cuda")
+    assert "on cpu     an error" in missing.stdout
     wrong = _python("-c import\tddgan.ops", DDGAN_OPS="gpu")
     assert "DDGAN_OPS is 'gpu'; expected one of" in wrong.stderr
 
@@ -89,19 +94,21 @@ def test_without_the_library_the_reference_runs_and_says_so_once(tmp_path: Path)
 
 
 def test_a_library_of_older_sources_is_not_used(compiled_cpu, monkeypatch) -> None:
-    monkeypatch.setattr(library, "_NEWEST", "of_tomorrow")
-    reason = library.load.__wrapped__()
+    monkeypatch.setattr(backend_module, "_NEWEST", "of_tomorrow")
+    reason = backend_module._load.__wrapped__()
     assert "was built from older sources; build them with" in reason
-    monkeypatch.setattr(library, "load", lambda: reason)
-    assert not library.built_for("cpu")
+    monkeypatch.setattr(backend_module, "_load", lambda: reason)
+    monkeypatch.setattr(backend_module, "_built", {})
+    assert not backend_module.built_for("cpu")
 
 
-@pytest.mark.skipif(library.load() is not None, reason="the library is not built")
+@pytest.mark.skipif(load() is not None, reason="the library is not built")
 @pytest.mark.parametrize("kernels", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(kernels: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\nfrom ddgan import ops\nfrom ddgan.ops import library\n"
+        "import torch\nfrom ddgan import ops\n"
+        "from ddgan.ops.backend import cpu_capability, load\n"
         "torch.manual_seed(0)\n"
         "x, a, b = torch.randn(2, 6, 9, 37), torch.randn(2, 6), torch.randn(2, 6)\n"
         "x.requires_grad_()\n"
@@ -118,12 +125,13 @@ def test_every_instruction_set_gives_the_same(kernels: str, tmp_path: Path) -> N
         "    for g, w in zip(run(cast), want):\n"
         "        assert (g - w).abs().max() <= limit * w.abs().max(), (cast, g - w)\n"
         "w, v = torch.randn(50, 6, 3, 3), torch.randn(2, 50, 9, 37)\n"
+        "assert load() is None\n"
         "conv, grad = torch.ops.ddgan.conv3x3, torch.ops.ddgan.conv3x3_weight\n"
         "pair = torch.nn.functional.conv2d(x.double(), w.double(), padding=1), \\\n"
         "    torch.nn.grad.conv2d_weight(x.double(), w.shape, v.double(), padding=1)\n"
         "for g, w in zip((conv(x, w, None, False), grad(x, v, False, False)[0]), pair):\n"
         "    assert (g - w).norm() <= 2e-6 * w.norm(), g - w\n"
-        "print(library.cpu_capability())\n"
+        "print(cpu_capability())\n"
     )
     result = _python(str(script), DDGAN_CPU=kernels)
     assert result.returncode == 0, result.stderr

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddgan import ops
-from ddgan.ops import native
+from ddgan.ops.backend import kernels
 
 pytestmark = pytest.mark.usefixtures("compiled_cpu")
 
@@ -59,9 +59,9 @@ def test_only_bits_are_kept(clamp) -> None:
 
 def test_nothing_is_written_where_no_gradient_is_needed(monkeypatch) -> None:
     asked = []
-    real = native.ops.bias_leaky_relu
+    real = kernels.bias_leaky_relu
     monkeypatch.setattr(
-        native.ops, "bias_leaky_relu", lambda *a: asked.append(real(*a)[1].numel()) or real(*a)
+        kernels, "bias_leaky_relu", lambda *a: asked.append(real(*a)[1].numel()) or real(*a)
     )
     x, bias = torch.randn(2, 3, 4, 4), torch.randn(3, requires_grad=True)
     ops.fused_bias_leaky_relu(x)
@@ -113,7 +113,7 @@ def test_nan_and_infinity_as_the_reference(any_backend, clamp) -> None:
 def test_a_direct_call_without_the_mask_says_so() -> None:
     x = torch.randn(2, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="only with mask=True"):
-        native.ops.bias_leaky_relu(x, None, 0.2, 1.0, -1.0, False)
+        kernels.bias_leaky_relu(x, None, 0.2, 1.0, -1.0, False)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,6 @@ def test_a_direct_call_without_the_mask_says_so() -> None:
 )
 def test_a_mask_that_does_not_fit_is_refused(change) -> None:
     x = torch.randn(2, 3, 4, 5)
-    _, mask = native.ops.bias_leaky_relu(x, None, 0.2, 1.0, -1.0, True)
+    _, mask = kernels.bias_leaky_relu(x, None, 0.2, 1.0, -1.0, True)
     with pytest.raises(RuntimeError, match="mask must be the one that bias_leaky_relu returned"):
-        native.ops.bias_leaky_relu_backward(x, change(mask), 0.2, 1.0, False, True)
+        kernels.bias_leaky_relu_backward(x, change(mask), 0.2, 1.0, False, True)

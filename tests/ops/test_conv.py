@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ddgan import ops
-from ddgan.ops import native
+from ddgan.ops.backend import kernels
 
 pytestmark = pytest.mark.usefixtures("compiled_cpu")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -82,9 +82,9 @@ def test_operators_of_any_size(size, layouts, transposed, seed) -> None:
     )
     reference = F.conv_transpose2d if transposed else F.conv2d
     want = reference(*(t.double() for t in (x, weight, bias)), padding=1)
-    _assert_near(native.ops.conv3x3(x, weight, bias, transposed), want)
+    _assert_near(kernels.conv3x3(x, weight, bias, transposed), want)
     shape, last = (k, c, 3, 3), layouts[2] == torch.channels_last
-    dweight, dbias = native.ops.conv3x3_weight(x, grad, True, last)
+    dweight, dbias = kernels.conv3x3_weight(x, grad, True, last)
     assert dweight.is_contiguous(memory_format=layouts[2])
     _assert_near(
         dweight, torch.nn.grad.conv2d_weight(x.double(), shape, grad.double(), padding=1), 4e-6
@@ -122,9 +122,9 @@ def test_views() -> None:
 def test_only_the_gradients_asked_for(monkeypatch) -> None:
     called = []
     for name in ("conv3x3", "conv3x3_weight"):
-        run = getattr(native.ops, name)
+        run = getattr(kernels, name)
         monkeypatch.setattr(
-            native.ops, name, lambda *a, name=name, run=run: called.append(name) or run(*a)
+            kernels, name, lambda *a, name=name, run=run: called.append(name) or run(*a)
         )
     x, weight, bias = _tensors(2, 16, 16, 16, 16, torch.contiguous_format)
     ops.same_conv2d(x, weight.detach(), bias.detach()).sum().backward()
@@ -160,8 +160,8 @@ def test_only_the_gradients_asked_for(monkeypatch) -> None:
 def test_pytorch_convolves_the_rest(change, reason, monkeypatch) -> None:
     x, weight, _ = (t.detach() for t in _tensors(2, 16, 16, 16, 16, torch.contiguous_format))
     called = []
-    run = native.ops.conv3x3
-    monkeypatch.setattr(native.ops, "conv3x3", lambda *a: called.append(reason) or run(*a))
+    run = kernels.conv3x3
+    monkeypatch.setattr(kernels, "conv3x3", lambda *a: called.append(reason) or run(*a))
     ops.same_conv2d(x, weight)
     assert called == [reason]
     x, weight = change(x, weight)
@@ -180,7 +180,7 @@ def test_autocast_and_the_reference_are_pytorchs() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     x, weight, bias = (t.detach() for t in _tensors(2, 16, 16, 16, 16, torch.contiguous_format))
-    run = native.ops.conv3x3
+    run = kernels.conv3x3
     with pytest.raises(RuntimeError, match="its channels those of x"):
         run(x[:, :8], weight, None, False)
     with pytest.raises(RuntimeError, match=r"bias must be float32 \(K,\)"):
@@ -188,4 +188,4 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(RuntimeError, match="must be float32"):
         run(x.double(), weight, None, False)
     with pytest.raises(RuntimeError, match="the batch and the size of x"):
-        native.ops.conv3x3_weight(x, x[..., :8], True, False)
+        kernels.conv3x3_weight(x, x[..., :8], True, False)

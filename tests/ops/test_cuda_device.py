@@ -9,11 +9,11 @@ import torch
 from ops_cases import Case, norm_case, with_dtypes
 
 from ddgan import ops
-from ddgan.ops import library, native
+from ddgan.ops.backend import built_for, kernels
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
-if not library.built_for("cuda"):
+if not built_for("cuda"):
     pytest.skip("the operators are built without CUDA", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
@@ -164,8 +164,8 @@ def test_other_streams_graphs_and_autocast() -> None:
 def test_opcheck_and_compile() -> None:
     x = torch.randn(2, 4, 6, 8, device="cuda", requires_grad=True)
     row = torch.randn(2, 4, device="cuda", requires_grad=True)
-    torch.library.opcheck(native.ops.ada_group_norm, (x, row, row, 2, 1e-6, True))
-    torch.library.opcheck(native.ops.bias_leaky_relu, (x, None, 0.2, 1.4, -1.0, True))
+    torch.library.opcheck(kernels.ada_group_norm, (x, row, row, 2, 1e-6, True))
+    torch.library.opcheck(kernels.bias_leaky_relu, (x, None, 0.2, 1.4, -1.0, True))
 
     def function(x: torch.Tensor) -> torch.Tensor:
         return ops.ada_group_norm(ops.upsample2d(x), 2, row, row, activation="silu")

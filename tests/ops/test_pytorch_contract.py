@@ -5,7 +5,7 @@ import torch
 from ops_cases import CASES, Case
 
 from ddgan import ops
-from ddgan.ops import native
+from ddgan.ops.backend import kernels
 
 SOME = [case for case in CASES if case.name in ("upsample", "upfirdn_plane", "norm_silu", "bias")]
 
@@ -21,29 +21,28 @@ def test_opcheck(compiled_cpu, last: bool) -> None:
 
     x, rows = (2, 4, 6, 3), (2, 4)
     fir = (2, 1, 1, 2, 2, 1, -1, 4, False, 1.5)
-    library = native.ops
     opcheck = torch.library.opcheck
-    opcheck(library.upfirdn2d, (randn(*x), [1.0, 2.0, 3.0], None, *fir))
-    opcheck(library.upfirdn2d, (randn(*x), [], torch.randn(3, 2), *fir))
-    opcheck(library.bias_leaky_relu, (randn(*x), randn(4), 0.2, 1.4, -1.0, True))
-    opcheck(library.bias_leaky_relu, (randn(*x), None, 0.2, 1.4, 0.5, True))
-    opcheck(library.bias_leaky_relu, (randn(*x, grad=False), None, 0.2, 1.4, 0.5, False))
-    _, mask = library.bias_leaky_relu(randn(*x, grad=False), None, 0.2, 1.4, 0.5, True)
-    opcheck(library.bias_leaky_relu_backward, (randn(*x), mask, 0.2, 1.4, last, True))
-    opcheck(library.ada_group_norm, (randn(*x), randn(*rows), randn(*rows), 2, 1e-6, True))
+    opcheck(kernels.upfirdn2d, (randn(*x), [1.0, 2.0, 3.0], None, *fir))
+    opcheck(kernels.upfirdn2d, (randn(*x), [], torch.randn(3, 2), *fir))
+    opcheck(kernels.bias_leaky_relu, (randn(*x), randn(4), 0.2, 1.4, -1.0, True))
+    opcheck(kernels.bias_leaky_relu, (randn(*x), None, 0.2, 1.4, 0.5, True))
+    opcheck(kernels.bias_leaky_relu, (randn(*x, grad=False), None, 0.2, 1.4, 0.5, False))
+    _, mask = kernels.bias_leaky_relu(randn(*x, grad=False), None, 0.2, 1.4, 0.5, True)
+    opcheck(kernels.bias_leaky_relu_backward, (randn(*x), mask, 0.2, 1.4, last, True))
+    opcheck(kernels.ada_group_norm, (randn(*x), randn(*rows), randn(*rows), 2, 1e-6, True))
     statistics = (torch.randn(2, 2), torch.rand(2, 2) + 0.5)
     tensors = (randn(*x), randn(*x), randn(*rows), randn(*rows), *statistics)
-    opcheck(library.ada_group_norm_backward, (*tensors, 2, True))
+    opcheck(kernels.ada_group_norm_backward, (*tensors, 2, True))
     opcheck(
-        library.ada_group_norm_second,
+        kernels.ada_group_norm_second,
         (randn(*x), randn(*rows), None, *tensors, 2, True),
         test_utils=("test_schema", "test_faketensor"),
     )
     weight = randn(5, 4, 3, 3)
-    opcheck(library.conv3x3, (randn(*x), weight, randn(5), False))
-    opcheck(library.conv3x3, (randn(2, 5, 6, 3), weight, None, True))
-    opcheck(library.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), True, False))
-    opcheck(library.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), False, True))
+    opcheck(kernels.conv3x3, (randn(*x), weight, randn(5), False))
+    opcheck(kernels.conv3x3, (randn(2, 5, 6, 3), weight, None, True))
+    opcheck(kernels.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), True, False))
+    opcheck(kernels.conv3x3_weight, (randn(*x), randn(2, 5, 6, 3), False, True))
 
 
 CONV = Case("conv", ops.same_conv2d, ((2, 16, 16, 16), (16, 16, 3, 3), (16,)))
