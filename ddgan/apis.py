@@ -8,8 +8,8 @@ from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types
 from ddgan.models import GenerativeModel
 from ddgan.registry import MODELS
+from ddgan.utils.device import activation_bytes, fitting_batch_size
 from ddgan.utils.distributed import select_device
-from ddgan.utils.memory import activation_bytes, fitting_batch_size
 
 __all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "read_image"]
 

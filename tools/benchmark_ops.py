@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan import ops
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 SIZES = {
     "cpu": ((16, 128, 32, 32), (2, 64, 256, 256)),

@@ -30,7 +30,7 @@ from ddgan.errors import UserError
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 from ddgan.utils.cli import OptionsAction, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048)

@@ -16,7 +16,7 @@ from ddgan.models import DDGAN, SPIGAN
 from ddgan.networks import MLPDiscriminator, NCSNpp
 from ddgan.registry import MODELS
 from ddgan.utils.cli import OptionsAction, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 WIDTHS = range(8, 136, 8)
 NUM_STEPS = 4

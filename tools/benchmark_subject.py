@@ -18,7 +18,7 @@ from ddgan.errors import UserError
 from ddgan.models import DDGAN
 from ddgan.registry import MODELS
 from ddgan.utils.cli import OptionsAction
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -21,7 +21,7 @@ from benchmark_subject import (
 from benchmark_subject import add_arguments as add_shared_arguments
 
 from ddgan.utils.cli import user_errors
-from ddgan.utils.memory import peak_memory
+from ddgan.utils.device import peak_memory
 
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 

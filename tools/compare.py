@@ -14,7 +14,7 @@ from ddgan.errors import UserError
 from ddgan.evaluation import record_path
 from ddgan.evaluation.records import read_record
 from ddgan.utils.cli import progress_bar, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 from ddgan.visualization import ScatterPanel, plot_scatter_comparison
 
 

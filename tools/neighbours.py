@@ -23,7 +23,7 @@ from ddgan.evaluation import Neighbours, nearest_neighbours
 from ddgan.evaluation.sampled_features import extract
 from ddgan.registry import DATASETS, MODELS
 from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 from ddgan.visualization import image_grid
 
 EXTRACTORS = {

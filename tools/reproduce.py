@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ddgan.engine.run_lock import run_lock
-from ddgan.errors import ConfigError, UserError
+from ddgan.errors import UserError
 from ddgan.experiments import EXPERIMENTS, RUNS, Experiment, Form, Plan, Stage, make_plan
 from ddgan.experiments.readme import write_readme
 from ddgan.experiments.stages import check_unmixed, interrupted_by_signals, run_stage
 from ddgan.utils.cli import OptionsAction, progress_bar, user_errors
+from ddgan.utils.files import lock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,17 +152,9 @@ def run(args: argparse.Namespace) -> None:
     check_devices(experiment, args)
     command = shlex.join(["python", "tools/reproduce.py", *sys.argv[1:]])
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with in_use(plan.folder), interrupted_by_signals():
+    with lock(plan.folder / "run.lock", str(plan.folder)), interrupted_by_signals():
         run_plan(plan, lambda: write_readme(plan, command))
         print(f"\nwrote {write_readme(plan, command)}")
-
-
-def in_use(folder: Path):
-    """Return the lock of an experiment's folder."""
-    try:
-        return run_lock(folder)
-    except ConfigError as error:
-        raise UserError(f"{error}") from None
 
 
 def main() -> None:

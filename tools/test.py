@@ -24,7 +24,7 @@ from ddgan.evaluation.real_data import no_progress
 from ddgan.evaluation.records import write_record
 from ddgan.evaluation.stored_tensors import features_root
 from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 from ddgan.utils.distributed import init_process_group, select_device
 
 # Other processes wait for the main one while it computes the metrics.

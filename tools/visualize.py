@@ -12,7 +12,7 @@ from ddgan.errors import UserError
 from ddgan.evaluation import digit_classifier
 from ddgan.registry import DATASETS
 from ddgan.utils.cli import OptionsAction, user_errors
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 from ddgan.visualization import (
     along_path,
     between_latents,

@@ -3,9 +3,8 @@
 from ddgan.engine.checkpoint import read_checkpoint, read_weights, save_release
 from ddgan.engine.config import check_config, load_config
 from ddgan.engine.evaluation_hook import EvaluateMetrics
-from ddgan.engine.guards import EqualReplicas
-from ddgan.engine.hooks import AtomicCheckpoint, SampleImages, TrainingLog
-from ddgan.engine.loops import TrainLoop
+from ddgan.engine.hooks import AtomicCheckpoint, EqualReplicas, SampleImages, TrainingLog
+from ddgan.engine.loop import TrainLoop
 from ddgan.engine.optim import PerNetworkOptimWrapperConstructor, PrecisionOptimWrapper
 from ddgan.engine.runner import Runner
 

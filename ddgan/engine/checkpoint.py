@@ -1,37 +1,49 @@
 """Files of weights: training checkpoints that survive a crash, and small safe release files."""
 
-import hashlib
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from mmengine import Config
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddgan.engine.config import config_from_json, config_to_json
 from ddgan.errors import CheckpointError
-from ddgan.utils.files import check_archive, write_atomically
+from ddgan.utils.files import check_archive, file_sha256, is_temporary, write_atomically
 
 RELEASE_FORMAT = "ddgan-release-1"
 CHECKPOINT_FORMAT = "ddgan-checkpoint-1"
 LAST_CHECKPOINT = "last_checkpoint"
-# A checkpoint ends with the digest of all before it, as the comment of its zip archive.
+# A checkpoint ends with the digest of everything before it, as the comment of its zip archive.
 _DIGEST = b"sha256:"
 _COMMENT_SIZE = len(_DIGEST) + 64
-_TEMPORARY = re.compile(rf"\.((iter_\d+|best_\w+)\.pth|{LAST_CHECKPOINT})\.\d+\.tmp")
 _NAME = re.compile(r"iter_(\d+)\.pth")
+# The settings that results depend on; the others say where a run is and what it reports.
+_COMPUTED = (
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_cfg",
+    "train_dataloader",
+    "compile",
+)
+# Optimizers and schedulers are restored whole.
+_RESTORED = ("optim_wrapper", "param_scheduler", "train_cfg.max_iters")
+_NOTHING = "nothing"
 
 
 def remove_left_overs(folder: str | Path) -> None:
-    """Delete the temporary files that a killed process left; no other may be writing there."""
-    for path in Path(folder).glob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
+    """Delete the temporary files of a killed process; no other process may be writing there."""
+    for pattern in (".*.pth.*.tmp", f".{LAST_CHECKPOINT}.*.tmp"):
+        for path in filter(is_temporary, Path(folder).glob(pattern)):
             path.unlink()
 
 
@@ -50,7 +62,7 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return a training checkpoint after checking its digest; nothing in the file is executed.
+    """Read a training checkpoint after checking its digest; nothing in the file is executed.
 
     Raises CheckpointError if the file is missing, truncated, altered or of another format.
     """
@@ -72,15 +84,14 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
 
 def check_digest(path: Path) -> None:
-    """Raise CheckpointError unless the file ends with the SHA-256 of what is before it."""
+    """Raise CheckpointError unless the file ends with the SHA-256 of everything before it."""
     try:
         with open(path, "rb") as file:
-            file.seek(-_COMMENT_SIZE, os.SEEK_END)
+            sealed = file.seek(-_COMMENT_SIZE, os.SEEK_END)
             comment = file.read()
-            if not comment.startswith(_DIGEST):
-                raise ValueError("it has no digest at its end")
-            file.seek(0)
-            whole = comment == _comment(file, path.stat().st_size - _COMMENT_SIZE)
+        if not comment.startswith(_DIGEST):
+            raise ValueError("it has no digest at its end")
+        whole = comment == _DIGEST + file_sha256(path, sealed).encode()
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or not a training checkpoint of this project ({error}); resume "
@@ -95,7 +106,7 @@ def check_digest(path: Path) -> None:
 
 
 def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
-    """Return the newest whole checkpoint of a folder, naming in the log those passed over."""
+    """The newest whole checkpoint of a folder; damaged ones are named in the log."""
     for path in reversed(list_checkpoints(work_dir)):
         try:
             check_digest(path)
@@ -107,7 +118,7 @@ def newest_good_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def list_checkpoints(work_dir: str | Path) -> list[Path]:
-    """Return the checkpoints ``iter_N.pth`` of a folder, by iteration."""
+    """The checkpoints ``iter_N.pth`` of a folder, by iteration."""
     found = [p for p in Path(work_dir).glob("iter_*.pth") if _NAME.fullmatch(p.name)]
     return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))
 
@@ -140,9 +151,9 @@ def load_state(
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load what ``read_weights`` returned, in which all but the averaged generator may be missing.
+    """Load the weights of ``read_weights``; everything but the averaged generator may be missing.
 
-    Where the averaged generator stands alone, the generator is set to it as well. Raises
+    Without a generator in them, it is set to the averaged one. Raises
     CheckpointError, and changes nothing, if names or shapes differ.
     """
     if not any(name.startswith("generator.") for name in state):
@@ -151,9 +162,41 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
             for name, tensor in state.items()
             if name.startswith("generator_ema.")
         }
-    # What serves training alone (discriminator, augmentation, counters) may be left out of a file.
+    # A file may lack what only training needs: discriminator, augmentation, counters.
     training_only = {n for n in model.state_dict() if not n.startswith("generator")}
     load_state(model, state, source, optional=tuple(training_only))
+
+
+def changes_on_resume(runner: Runner, meta: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that differs from those of the run that wrote a checkpoint."""
+    sentences = []
+    if meta["seed"] != runner.seed:
+        sentences.append(f"The seed changes from {meta['seed']} to {runner.seed}")
+    before, count = meta["global_batch_size"], runner.world_size
+    batch = runner.train_loop.global_batch_size
+    if meta["world_size"] != count:
+        sentences.append(
+            f"The run goes on with {count} process(es) instead of {meta['world_size']}"
+        )
+    if batch != before:
+        sentences.append(
+            f"The global batch changes from {before} to {batch}: train_dataloader.batch_size is "
+            "that of one process"
+        )
+    old = dict(_leaves(json.loads(meta["config"])))
+    new = dict(_leaves(json.loads(config_to_json(runner.cfg))))
+    changed = [key for key in {**old, **new} if old.get(key, _NOTHING) != new.get(key, _NOTHING)]
+    changed = [key for key in changed if key.startswith(_COMPUTED)]
+    if changed:
+        listed = [f"{k} from {old.get(k, _NOTHING)} to {new.get(k, _NOTHING)}" for k in changed]
+        sentences.append(f"The config changes: {', '.join(listed)}")
+    if any(key.startswith(_RESTORED) for key in changed):
+        sentences.append(
+            "Learning rates, their schedules (with the length that they were made for) and all "
+            "settings of the optimizers go on as in the checkpoint. For others, begin a new run "
+            "with its weights: --cfg-options load_from=CHECKPOINT"
+        )
+    return sentences
 
 
 def save_release(
@@ -169,7 +212,7 @@ def save_release(
 
 
 def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str, str]]:
-    """Return (config, state dict, information) of a release file or a training checkpoint.
+    """The (config, state dict, information) of a release file or a training checkpoint.
 
     Raises CheckpointError if the file is missing, damaged or of another kind. Nothing in it is
     executed.
@@ -214,24 +257,20 @@ def _save_sealed(content: dict[str, Any], path: Path) -> None:
         # An archive ends with the length of its comment, in two bytes.
         file.seek(-2, os.SEEK_END)
         file.write(_COMMENT_SIZE.to_bytes(2, "little"))
-        size = file.tell()
-        file.seek(0)
-        comment = _comment(file, size)
-        file.seek(size)
-        file.write(comment)
-
-
-def _comment(file: BinaryIO, size: int) -> bytes:
-    """Return the comment that seals the next ``size`` bytes of a file."""
-    digest = hashlib.sha256()
-    while size > 0:
-        chunk = file.read(min(size, 2**20))
-        if not chunk:
-            raise ValueError("it became shorter")
-        digest.update(chunk)
-        size -= len(chunk)
-    return _DIGEST + digest.hexdigest().encode()
+        file.flush()
+        file.write(_DIGEST + file_sha256(path).encode())
 
 
 def _form(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, list) and any(isinstance(value, (dict, list)) for value in node):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}.{index}")
+    else:
+        yield path, node

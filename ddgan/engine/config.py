@@ -13,12 +13,10 @@ from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 from torch.utils.data import DataLoader
 
-from ddgan import registry
 from ddgan.diffusion import Diffusion
 from ddgan.engine.optim import PrecisionOptimWrapper
 from ddgan.errors import CheckpointError, ConfigError
-
-REGISTRIES = [value for value in vars(registry).values() if isinstance(value, Registry)]
+from ddgan.registry import REGISTRIES, SCOPE
 
 TOP_LEVEL_KEYS = frozenset(
     """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
@@ -82,7 +80,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             cfg.merge_from_dict(dict(options))
         except (KeyError, IndexError, TypeError) as error:
             raise ConfigError(f"--cfg-options {dict(options)} do not fit {path}: {error}") from None
-    cfg.setdefault("default_scope", registry.SCOPE)
+    cfg.setdefault("default_scope", SCOPE)
     check_config(cfg.to_dict())
     return cfg
 
@@ -98,7 +96,7 @@ def check_config(cfg: Mapping[str, Any]) -> None:
 
 def find_component(name: str) -> Callable | None:
     """Return the component registered as ``name`` in any registry, its parents included."""
-    name = name.removeprefix(f"{registry.SCOPE}.").removeprefix("mmengine.")
+    name = name.removeprefix(f"{SCOPE}.").removeprefix("mmengine.")
     for candidate in REGISTRIES:
         candidate.import_from_location()
         node: Registry | None = candidate

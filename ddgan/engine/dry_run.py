@@ -4,11 +4,11 @@ from mmengine import Config
 from torch import nn
 
 from ddgan.data import check_batch_size
-from ddgan.engine.loops import check_shapes
+from ddgan.engine.loop import check_shapes
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.registry import DATASETS, MODELS
+from ddgan.utils.device import activation_bytes, available_memory
 from ddgan.utils.distributed import select_device
-from ddgan.utils.memory import activation_bytes, available_memory
 
 GIB = 2**30
 

@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ddgan.engine.checkpoint import LAST_CHECKPOINT, write_atomically
+from ddgan.engine.checkpoint import LAST_CHECKPOINT
 from ddgan.engine.hooks import at_least_one, is_due
 from ddgan.errors import ConfigError
 from ddgan.evaluation.evaluator import (
@@ -20,6 +20,7 @@ from ddgan.evaluation.evaluator import (
 )
 from ddgan.evaluation.records import read_record, record_path, write_record
 from ddgan.registry import HOOKS
+from ddgan.utils.files import write_atomically
 
 _LOWER = {"fid", "fd_dinov2", "kid", "kl", "kl_uniform", "seconds"}
 _HIGHER = {"is", "precision", "recall", "density", "coverage", "modes", "high_quality"}
@@ -169,4 +170,4 @@ def save_beside_the_others(runner: Runner, path: Path) -> None:
     if before is None:
         pointer.unlink()
     else:
-        write_atomically(pointer, lambda file: file.write_text(before))
+        write_atomically(pointer, before)

@@ -8,11 +8,30 @@ from mmengine.optim import OptimWrapper as MMOptimWrapper
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
-from ddgan.engine.guards import SkipCounter
 from ddgan.errors import ConfigError
 from ddgan.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class SkipCounter:
+    """Counts, on the device, the updates skipped because their gradient was not finite."""
+
+    def __init__(self) -> None:
+        # In total, in the current row, in the longest row.
+        self._counts: Tensor | None = None
+
+    def add(self, skipped: Tensor) -> None:
+        """Count one update; ``skipped`` is a boolean scalar. The device is not waited for."""
+        if self._counts is None:
+            self._counts = torch.zeros(3, dtype=torch.int64, device=skipped.device)
+        total, row, longest = self._counts.unbind()
+        row = (row + 1) * skipped
+        self._counts = torch.stack([total + skipped, row, torch.maximum(longest, row)])
+
+    def read(self) -> tuple[int, int, int]:
+        """How many were skipped in total, in the current row, and in the longest row."""
+        return (0, 0, 0) if self._counts is None else tuple(self._counts.tolist())
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -38,6 +57,7 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         if amp == "fp16" and self.device_type != "cuda":
             raise ConfigError("amp is 'fp16', which needs a CUDA device; use 'bf16' or 'off'")
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=amp == "fp16")
+        self.accumulative_counts = accumulative_counts
         self.skips = SkipCounter()
         self.grad_norm: Tensor | None = None
 
@@ -53,16 +73,14 @@ class PrecisionOptimWrapper(MMOptimWrapper):
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of the (scaled) loss."""
         with torch.autocast(self.device_type, enabled=False):
-            self.scaler.scale(loss).backward()
-        self._inner_count += 1
+            super().backward(self.scaler.scale(loss))
 
     def step(self) -> None:
         """Clip if asked and update the parameters, unless the gradient is not finite."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         parameters = self._parameters()
-        norms = torch._foreach_norm([p.grad for p in parameters])
-        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+        self.grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
         skip = ~self.grad_norm.isfinite()
         self.skips.add(skip)
         if self.clip_grad_kwargs:
@@ -72,12 +90,13 @@ class PrecisionOptimWrapper(MMOptimWrapper):
             self.scaler.step(self.optimizer)
             self.scaler.update()
         elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            # Fused optimizers read on the device whether to skip, as GradScaler has them do.
+            # Private to torch (2.6 to 2.13): fused optimizers read on the device whether to skip,
+            # as GradScaler makes them do, but without its pass over the gradients.
             self.optimizer.grad_scale, self.optimizer.found_inf = None, skip.float()
             self.optimizer.step()
             del self.optimizer.grad_scale, self.optimizer.found_inf
         elif not skip:
-            # Other optimizers cannot: this waits for the device.
+            # Other optimizers cannot; this waits for the device.
             self.optimizer.step()
 
     def state_dict(self) -> dict:

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ddgan
-from ddgan.engine.changes import changes_on_resume
 from ddgan.engine.checkpoint import (
     LAST_CHECKPOINT,
+    changes_on_resume,
     list_checkpoints,
     load_state,
     load_weights,
@@ -27,10 +27,8 @@ from ddgan.engine.checkpoint import (
     read_weights,
     remove_left_overs,
     save_checkpoint,
-    write_atomically,
 )
 from ddgan.engine.config import DEFAULT_HOOKS, config_to_json
-from ddgan.engine.run_lock import run_lock
 from ddgan.errors import CheckpointError, ConfigError, TrainingError
 from ddgan.models import GenerativeModel
 from ddgan.registry import RUNNERS
@@ -40,6 +38,7 @@ from ddgan.utils.distributed import (
     lost_processes_named,
     select_device,
 )
+from ddgan.utils.files import lock, write_atomically
 
 _runs = itertools.count()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,23 +61,27 @@ class Runner(MMRunner):
     def setup_env(self, env_cfg: dict) -> None:
         """Choose the device and join the process group."""
         self.device = select_device(self.cfg.get("device", "auto"))
-        if self._distributed and not torch.distributed.is_initialized():
+        if self.distributed and not torch.distributed.is_initialized():
             dist_cfg = env_cfg.get("dist_cfg", {})
             timeout = dist_cfg.get("timeout", DEFAULT_TIMEOUT)
-            init_process_group(self._launcher, self.device, dist_cfg.get("backend"), timeout)
-        if self._distributed:
+            init_process_group(self.launcher, self.device, dist_cfg.get("backend"), timeout)
+        if self.distributed:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 # mmengine would set them to this as well, with a warning from every process.
                 os.environ.setdefault(name, "1")
         super().setup_env(env_cfg)
-        # mmengine keeps loggers and visualizers by this name: two runs of one process that begin
-        # in the same second must not share them.
+        # Private in mmengine 0.10.7 to 0.11: experiment, logger, visualizer and log folder have
+        # their names from it, and two runs of one process in the same second must not share them.
         if count := next(_runs):
             self._timestamp += f"_{count}"
 
     def train(self) -> nn.Module:
         """Train and return the model; raises ConfigError if another run uses the folder."""
-        with run_lock(self.work_dir) if self.rank == 0 else nullcontext():
+        with (
+            lock(Path(self.work_dir) / "run.lock", str(self.work_dir))
+            if self.rank == 0
+            else nullcontext()
+        ):
             if self.rank == 0:
                 remove_left_overs(self.work_dir)
             try:
@@ -144,9 +147,7 @@ class Runner(MMRunner):
         }
         self.call_hook("before_save_checkpoint", checkpoint=payload)
         save_checkpoint(path, payload)
-        write_atomically(
-            path.with_name(LAST_CHECKPOINT), lambda file: file.write_text(f"{path.name}\n")
-        )
+        write_atomically(path.with_name(LAST_CHECKPOINT), f"{path.name}\n")
 
     def load_or_resume(self) -> None:
         """Resume from the checkpoint asked for, or from the newest whole one, if there is any.
@@ -155,17 +156,18 @@ class Runner(MMRunner):
         ConfigError if a new run would mix its checkpoints with those of an earlier one.
         """
         existing = list_checkpoints(self.work_dir)
-        if not self._resume:
+        load_from = self.cfg.get("load_from")
+        if not self.cfg.get("resume"):
             if existing:
                 raise ConfigError(
                     f"{self.work_dir} has checkpoints up to {existing[-1].name}; add --resume to "
                     "continue from them, or choose another --work-dir for a new run"
                 )
-            if self._load_from:
-                load_weights(self.model, read_weights(self._load_from)[1], self._load_from)
-                self.logger.info(f"Training begins with the weights of {self._load_from}")
+            if load_from:
+                load_weights(self.model, read_weights(load_from)[1], load_from)
+                self.logger.info(f"Training begins with the weights of {load_from}")
             return
-        path = Path(self._load_from) if self._load_from else newest_good_checkpoint(self.work_dir)
+        path = Path(load_from) if load_from else newest_good_checkpoint(self.work_dir)
         if path is None:
             self.logger.info(f"No checkpoint in {self.work_dir}: training starts at the beginning")
             return
@@ -185,7 +187,6 @@ class Runner(MMRunner):
                 f"weights alone: --cfg-options load_from={filename}"
             ) from None
         self.train_loop.resume(meta["iter"], meta["samples_seen"])
-        self._has_loaded = True
         self.logger.info(f"Resumed from {filename} at iteration {meta['iter']}")
         for change in changes_on_resume(self, meta):
             self.logger.warning(change)
@@ -196,13 +197,16 @@ class Runner(MMRunner):
             for scheduler, state in zip(self.param_schedulers[name], states, strict=True):
                 scheduler.load_state_dict(state)
 
+    # Private in mmengine 0.10.7 to 0.11, which would compile the whole train step: R1 needs second
+    # derivatives, which a compiled graph lacks.
     def _maybe_compile(self, target: str) -> None:
         if self.cfg.get("compile", False):
             self.model.compile_networks()
             self.logger.info("Networks are compiled: the first iterations take a minute or two")
 
+    # Private in mmengine 0.10.7 to 0.11, whose report imports torchvision and OpenCV to print their
+    # versions.
     def _log_env(self, env_cfg: dict) -> None:
-        # mmengine's own report imports torchvision and OpenCV to print their versions.
         device = str(self.device)
         if self.device.type == "cuda":
             device += f" ({torch.cuda.get_device_name(self.device)})"

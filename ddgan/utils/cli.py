@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from ddgan.errors import UserError
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 # Errors of components for arguments and files that they cannot use: written for the user.
 _USER_ERRORS = (UserError, ValueError, TypeError, KeyError, OSError)

@@ -47,12 +47,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object] | bytes |
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the hidden name under which this process writes ``path`` before it is whole."""
+    """The hidden name under which this process writes ``path`` until it is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a name is one that ``temporary_path`` gives."""
+    """Whether ``temporary_path`` gives such a name."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -69,19 +69,27 @@ def sync(path: Path) -> None:
 
 
 def sha256(*parts: bytes | memoryview) -> str:
-    """Return the SHA-256 of the parts in a row, in hexadecimal."""
+    """The SHA-256 of the concatenated parts, in hexadecimal."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; raises OSError if it cannot be read."""
+def file_sha256(path: str | Path, size: int | None = None) -> str:
+    """The SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal.
+
+    Raises OSError if the file cannot be read or is shorter than ``size``.
+    """
     digest = hashlib.sha256()
+    left = os.stat(path).st_size if size is None else size
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
+        while left > 0:
+            chunk = file.read(min(left, _CHUNK))
+            if not chunk:
+                raise OSError(f"{path} became shorter while it was read")
             digest.update(chunk)
+            left -= len(chunk)
     return digest.hexdigest()
 
 
@@ -89,7 +97,7 @@ def file_sha256(path: str | Path) -> str:
 def lock(path: str | Path, holder: str) -> Iterator[None]:
     """Hold the lock file ``path`` for this process; raises UserError if another process holds it.
 
-    ``holder`` says in that error what is in use. The lock is a POSIX record lock, which the kernel
+    ``holder`` names what is in use in that error. The lock is a POSIX record lock, which the kernel
     or the file server frees when the process ends in any way: a left-over file blocks nobody.
     Unlike ``flock``, workers of a loader do not inherit it, and NFS passes it between machines.
     """
@@ -100,7 +108,8 @@ def lock(path: str | Path, holder: str) -> Iterator[None]:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
                 raise UserError(
-                    f"{holder} is in use by another process ({file.read().strip()})"
+                    f"{holder} is in use by another process ({file.read().strip()}); wait until "
+                    "it ends or stop it, or choose another folder"
                 ) from None
             print_log(
                 f"{path} cannot be locked ({error}): a second process would go unnoticed", level=30

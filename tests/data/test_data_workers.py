@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddgan.data.workers import Flag, reader_context
-from ddgan.engine.loops import TrainLoop
+from ddgan.engine.loop import TrainLoop
 
 
 def _watch(flag, started) -> None:

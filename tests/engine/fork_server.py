@@ -30,11 +30,11 @@ def preload():
     import torch._dynamo  # noqa: F401
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
-    from ddgan.engine import config
+    from ddgan.registry import REGISTRIES
 
     # mmengine formats the config of each run several times, half a second each.
     mmengine.Config.pretty_text = property(lambda self: "")
-    for registry in config.REGISTRIES:
+    for registry in REGISTRIES:
         registry.import_from_location()
 
 

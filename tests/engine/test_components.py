@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from ddgan.engine import Runner, load_config
-from ddgan.engine.config import REGISTRIES, check_config
-from ddgan.registry import SCOPE
+from ddgan.engine.config import check_config
+from ddgan.registry import REGISTRIES, SCOPE
 
 CONFIG = Path(__file__).parents[1] / "configs" / "points.py"
 

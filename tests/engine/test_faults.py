@@ -96,7 +96,7 @@ def test_two_runs_in_one_folder(tmp_path, start_training):
     first = start_training(paused, *arguments, "--cfg-options", "default_hooks.logger.interval=1")
     first.wait_for("iter 1/6")
     result = start_training(POINTS, *arguments).wait()
-    assert_one_message(result, rf"is in use by another run \(process {first.pid} on .*--work-dir")
+    assert_one_message(result, rf"in use by another process \(process {first.pid} on .*folder")
     os.kill(first.pid, signal.SIGKILL)
     assert first.wait()[0] == -signal.SIGKILL
     # The file is still there; what counts is who holds it.

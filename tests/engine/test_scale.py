@@ -8,7 +8,7 @@ import torch
 from run_checks import assert_one_message, checkpoints, faulty
 
 from ddgan.engine import read_checkpoint
-from ddgan.engine.guards import EqualReplicas, parameter_sums
+from ddgan.engine.hooks import EqualReplicas, parameter_sums
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "tests" / "configs" / "points.py"

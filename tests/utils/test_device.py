@@ -9,7 +9,7 @@ import pytest
 # Tensors above the largest threshold that glibc reaches by itself, so that each is fetched anew.
 PROGRAM = """
 import resource, sys, torch
-from ddgan.utils.cpu import set_up_cpu
+from ddgan.utils.device import set_up_cpu
 
 if sys.argv[1] == "set up":
     set_up_cpu()
