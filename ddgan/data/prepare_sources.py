@@ -18,7 +18,8 @@ from ddgan.data.images import ImageDataset, MisfitError
 from ddgan.data.in_memory import BatchedDataset, InMemoryImages
 from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
-from ddgan.data.stacked import StackedMNIST, has_mnist_files, load_mnist_images
+from ddgan.data.mnist import has_mnist_files, load_mnist_images
+from ddgan.data.stacked import StackedMNIST
 from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import ImageZip
 from ddgan.errors import UserError
