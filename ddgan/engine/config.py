@@ -123,7 +123,39 @@ def config_from_json(text: str) -> Config:
         raise CheckpointError(f"the config in the file is not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError("the config in the file describes no model")
+    _drop_removed_options(content["model"])
     return Config(ConfigDict(content))
+
+
+# Options that components had once, with the value that is their behaviour now.
+_REMOVED_OPTIONS: dict[str, dict[str, Any]] = {
+    "NCSNpp": {
+        "resblock_type": "biggan",
+        "progressive": "none",
+        "progressive_input": "residual",
+        "progressive_combine": "sum",
+        "fir": True,
+        "fir_kernel": [1, 3, 3, 1],
+        "resample_with_conv": True,
+        "skip_rescale": True,
+        "time_embedding": "positional",
+        "fourier_scale": 16.0,
+        "centered": True,
+    },
+}
+
+
+def _drop_removed_options(node: dict[str, Any]) -> None:
+    """Let checkpoints load that name a removed option; refuse those that used it otherwise."""
+    for key, value in _REMOVED_OPTIONS.get(str(node.get("type")), {}).items():
+        if node.pop(key, value) != value:
+            raise CheckpointError(
+                f"the file's {node['type']} has another {key!r} than {value!r}, an option that no "
+                "longer exists; use the version of ddgan that wrote the file"
+            )
+    for child in node.values():
+        if isinstance(child, dict):
+            _drop_removed_options(child)
 
 
 def check_trusted_types(node: Any, path: str = "model") -> None:

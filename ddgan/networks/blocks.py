@@ -1,61 +1,27 @@
-"""Building blocks of NCSN++: residual blocks, resampling and the input and output pyramids."""
+"""Building blocks of NCSN++: the residual block, the input pyramid and the levels of the U-net."""
 
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddgan.networks.layers import Checkpointed, GroupNorm, conv2d, scaled_sum
+from ddgan.networks.layers import Attention, Checkpointed, GroupNorm, conv2d, scaled_sum
 from ddgan.ops import conv_downsample2d, downsample2d, same_conv2d, upsample2d
 
-FirKernel = tuple[float, ...] | None
+RESIDUAL_GAIN = 0.5**0.5  # keeps the variance of a sum of two branches
 
-
-class Downsample(nn.Module):
-    """Halve a feature map: FIR filter or 2x2 mean, or, with a convolution, a strided one.
-
-    ``fir_kernel`` None means no filter.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, with_conv: bool, fir_kernel: FirKernel
-    ):
-        super().__init__()
-        self.fir_kernel = fir_kernel
-        self.conv = conv2d(in_channels, out_channels, 3, stride=2, padding=0) if with_conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, H/2, W/2)."""
-        if self.conv is None:
-            return F.avg_pool2d(x, 2) if not self.fir_kernel else downsample2d(x, self.fir_kernel)
-        if self.fir_kernel:
-            return conv_downsample2d(x, self.conv.weight, self.conv.bias, self.fir_kernel)
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Double a feature map by FIR filter or nearest neighbour, then optionally convolve."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, with_conv: bool, fir_kernel: FirKernel
-    ):
-        super().__init__()
-        self.fir_kernel = fir_kernel
-        self.conv = conv2d(in_channels, out_channels, 3) if with_conv else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, 2 H, 2 W)."""
-        x = upsample2d(x, self.fir_kernel) if self.fir_kernel else F.interpolate(x, scale_factor=2)
-        return x if self.conv is None else self.conv(x)
+# What conditions a residual block: the projected time and, with a latent, the norms' two styles.
+Condition = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class ResBlock(Checkpointed):
-    """Residual block of BigGAN (with ``resample``) or DDPM (without), conditioned on time and w.
+    """Residual block of BigGAN, conditioned on time and w; ``resample`` doubles or halves the size.
 
-    Norm, SiLU, resampling, convolution, time bias, norm, SiLU, dropout, convolution. The time bias
-    and the styles of the adaptive norms come projected from the network, which computes those of
-    all its blocks at once. ``adaptive`` says which of the two norms take a style.
+    Norm, SiLU, resampling, convolution, time bias, norm, SiLU, dropout, convolution. The network
+    projects the time biases and the styles of all its blocks at once. ``adaptive`` norms take a
+    style; others have weights of their own.
     """
 
     def __init__(
@@ -64,31 +30,20 @@ class ResBlock(Checkpointed):
         out_channels: int,
         *,
         resample: Literal["up", "down"] | None = None,
-        adaptive: tuple[bool, bool] = (True, True),
-        fir_kernel: FirKernel = (1, 3, 3, 1),
+        adaptive: bool = True,
         dropout: float = 0.0,
-        residual_gain: float = 1.0,
-        shortcut_scale: float = 1.0,
     ):
         super().__init__()
         self.out_channels = out_channels
         self.dropout = dropout
-        self.residual_gain = residual_gain
-        self.norm1 = GroupNorm(in_channels, adaptive=adaptive[0])
+        self.norm1 = GroupNorm(in_channels, adaptive=adaptive)
         self.conv1 = conv2d(in_channels, out_channels, 3)
-        self.norm2 = GroupNorm(out_channels, adaptive=adaptive[1])
+        self.norm2 = GroupNorm(out_channels, adaptive=adaptive)
         self.conv2 = conv2d(out_channels, out_channels, 3, scale=0.0)
-        self.resample = self.shortcut = None
-        if resample is not None:
-            kind = Upsample if resample == "up" else Downsample
-            self.resample = kind(in_channels, in_channels, with_conv=False, fir_kernel=fir_kernel)
+        self.resample = {"up": upsample2d, "down": downsample2d, None: None}[resample]
+        self.shortcut = None
         if in_channels != out_channels or resample is not None:
-            self.shortcut = conv2d(in_channels, out_channels, 1, scale=shortcut_scale)
-
-    @property
-    def style_widths(self) -> list[int]:
-        """Sizes of the styles that the adaptive norms need, in order."""
-        return [2 * norm.channels for norm in (self.norm1, self.norm2) if norm.adaptive]
+            self.shortcut = conv2d(in_channels, out_channels, 1)
 
     def forward(
         self, x: Tensor, time: Tensor, style1: Tensor | None = None, style2: Tensor | None = None
@@ -111,81 +66,117 @@ class ResBlock(Checkpointed):
         h = self.conv2(h)
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return scaled_sum(x, h, self.residual_gain)
+        return scaled_sum(x, h, RESIDUAL_GAIN)
 
 
-class InputSkip(nn.Module):
-    """Combine the downsampled input with the features: ``sum`` adds, ``cat`` concatenates."""
+class Downsample(nn.Module):
+    """Halve (N, C_in, H, W) into (N, C_out, H/2, W/2): FIR filter, then a strided convolution."""
 
-    def __init__(self, in_channels: int, channels: int, combine: str, fir_kernel: FirKernel):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.combine = combine
-        self.downsample = Downsample(
-            in_channels, in_channels, with_conv=False, fir_kernel=fir_kernel
-        )
-        self.conv = conv2d(in_channels, channels, 1)
+        self.conv = conv2d(in_channels, out_channels, 3, stride=2, padding=0)
 
-    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new features and the downsampled input."""
-        pyramid = self.downsample(pyramid)
-        skip = self.conv(pyramid)
-        return (skip + h if self.combine == "sum" else torch.cat([skip, h], dim=1)), pyramid
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter and convolve."""
+        return conv_downsample2d(x, self.conv.weight, self.conv.bias)
 
 
-class InputResidual(nn.Module):
-    """Add a convolved, downsampled pyramid to the features; the sum is the next pyramid."""
+class InputPyramid(nn.Module):
+    """Add the downsampled input to the features; the sum is the pyramid of the next level."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.downsample = Downsample(in_channels, channels)
+
+    def forward(self, h: Tensor, pyramid: Tensor) -> Tensor:
+        """Map (N, C, H/2, W/2) features and the (N, C_in, H, W) pyramid to new features."""
+        return scaled_sum(h, self.downsample(pyramid), RESIDUAL_GAIN)
+
+
+def _attention(channels: int, wanted: bool) -> nn.Module:
+    return Attention(channels, RESIDUAL_GAIN) if wanted else nn.Identity()
+
+
+class DownLevel(nn.Module):
+    """Residual blocks of one resolution, then a downsampling except at the deepest level.
+
+    ``block`` builds residual blocks. ``pyramid_channels`` are those of the input pyramid, or None
+    at the deepest level.
+    """
 
     def __init__(
-        self, in_channels: int, channels: int, residual_gain: float, fir_kernel: FirKernel
+        self,
+        block: Callable[..., ResBlock],
+        in_channels: int,
+        channels: int,
+        num_blocks: int,
+        attention: bool,
+        pyramid_channels: int | None,
     ):
         super().__init__()
-        self.residual_gain = residual_gain
-        self.downsample = Downsample(in_channels, channels, with_conv=True, fir_kernel=fir_kernel)
+        self.blocks, self.attentions = nn.ModuleList(), nn.ModuleList()
+        for _ in range(num_blocks):
+            self.blocks.append(block(in_channels, channels))
+            self.attentions.append(_attention(channels, attention))
+            in_channels = channels
+        self.downsample = self.pyramid = None
+        if pyramid_channels is not None:
+            self.downsample = block(channels, channels, resample="down")
+            self.pyramid = InputPyramid(pyramid_channels, channels)
 
-    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new features, which are also the new pyramid."""
-        h = scaled_sum(h, self.downsample(pyramid), self.residual_gain)
-        return h, h
+    def forward(
+        self, h: Tensor, pyramid: Tensor, conditions: Iterator[Condition]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the features for the way up, the last being the output, and the pyramid."""
+        skips = []
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(h, *next(conditions)))
+            skips.append(h)
+        if self.downsample is not None:
+            h = self.downsample(h, *next(conditions))
+            h = pyramid = self.pyramid(h, pyramid)
+            skips.append(h)
+        return skips, pyramid
 
 
-class OutputStart(nn.Module):
-    """Start an output pyramid at the deepest level: norm, SiLU, convolution."""
+class MidLevel(nn.Module):
+    """Residual block, attention, residual block at the deepest resolution."""
 
-    def __init__(self, in_channels: int, out_channels: int, scale: float):
+    def __init__(self, block: Callable[..., ResBlock], channels: int):
         super().__init__()
-        self.norm = GroupNorm(in_channels)
-        self.conv = conv2d(in_channels, out_channels, 3, scale=scale)
+        self.block1 = block(channels, channels)
+        self.attention = _attention(channels, wanted=True)
+        self.block2 = block(channels, channels)
 
-    def forward(self, h: Tensor, pyramid: None) -> tuple[Tensor, Tensor]:
-        """Return the features as they are and the first pyramid."""
-        return h, self.conv(self.norm(h))
-
-
-class OutputSkip(nn.Module):
-    """Add this level's image to the upsampled image of the level below."""
-
-    def __init__(self, in_channels: int, out_channels: int, fir_kernel: FirKernel):
-        super().__init__()
-        self.norm = GroupNorm(in_channels)
-        self.conv = conv2d(in_channels, out_channels, 3, scale=0.0)
-        self.upsample = Upsample(out_channels, out_channels, with_conv=False, fir_kernel=fir_kernel)
-
-    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features as they are and the new image."""
-        return h, self.upsample(pyramid) + self.conv(self.norm(h))
+    def forward(self, h: Tensor, conditions: Iterator[Condition]) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        h = self.attention(self.block1(h, *next(conditions)))
+        return self.block2(h, *next(conditions))
 
 
-class OutputResidual(nn.Module):
-    """Add the convolved, upsampled pyramid to the features; the sum is the next pyramid."""
+class UpLevel(nn.Module):
+    """Residual blocks on the skips of one resolution, then an upsampling except at the top."""
 
     def __init__(
-        self, pyramid_channels: int, channels: int, residual_gain: float, fir_kernel: FirKernel
+        self,
+        block: Callable[..., ResBlock],
+        in_channels: int,
+        skip_channels: list[int],
+        channels: int,
+        attention: bool,
+        upsample: bool,
     ):
         super().__init__()
-        self.residual_gain = residual_gain
-        self.upsample = Upsample(pyramid_channels, channels, with_conv=True, fir_kernel=fir_kernel)
+        self.blocks = nn.ModuleList()
+        for skip in skip_channels:
+            self.blocks.append(block(in_channels + skip, channels))
+            in_channels = channels
+        self.attention = _attention(channels, attention)
+        self.upsample = block(channels, channels, resample="up") if upsample else None
 
-    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new features, which are also the new pyramid."""
-        h = scaled_sum(h, self.upsample(pyramid), self.residual_gain)
-        return h, h
+    def forward(self, h: Tensor, skips: list[Tensor], conditions: Iterator[Condition]) -> Tensor:
+        """Return the features, (N, C, H', W'); the skips that are used are popped off the list."""
+        for block in self.blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), *next(conditions))
+        h = self.attention(h)
+        return h if self.upsample is None else self.upsample(h, *next(conditions))

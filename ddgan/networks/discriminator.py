@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ddgan.networks.layers import (
     Checkpointed,
-    PositionalFeatures,
     SplitLinear,
     TimeEmbedding,
     conv2d,
@@ -119,9 +118,8 @@ class TimeDependentDiscriminator(nn.Module):
             raise ValueError(f"stddev_group is {stddev_group}; expected at least 1")
         self.in_channels = in_channels
         self.stddev_group = stddev_group
-        features = PositionalFeatures(time_embedding_dim)
         self.time_embedding = TimeEmbedding(
-            features, time_embedding_dim, nn.LeakyReLU(SLOPE), fan="out"
+            time_embedding_dim, time_embedding_dim, nn.LeakyReLU(SLOPE), fan="out"
         )
         self.time_projection = SplitLinear(time_embedding_dim, [c for c, _ in blocks], fan="out")
         self.stem = conv2d(in_channels, stem_channels, 1, fan="out")

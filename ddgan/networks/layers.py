@@ -155,58 +155,27 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class PositionalFeatures(nn.Module):
-    """Sinusoidal features of the integer time index (Ho et al., 2020)."""
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of the time index (Ho et al., 2020) through two linear layers.
 
-    def __init__(self, dim: int):
-        super().__init__()
-        if dim % 2 or dim < 4:
-            raise ValueError(
-                f"the time embedding has {dim} features; expected an even number of at least 4"
-            )
-        self.dim = dim
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Map (N,) to (N, dim)."""
-        return sinusoidal_embedding(t, self.dim)
-
-
-class FourierFeatures(nn.Module):
-    """Random Fourier features of log(t + 1), t the 0-based time index.
-
-    The published release takes log(t), which is infinite at t = 0.
+    ``num_features`` is even and at least 4; ValueError otherwise.
     """
 
-    def __init__(self, dim: int, scale: float):
+    def __init__(self, num_features: int, dim: int, activation: nn.Module, fan: Fan = "avg"):
         super().__init__()
-        self.dim = 2 * dim
-        self.register_buffer("frequencies", torch.randn(dim) * scale)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Map (N,) to (N, 2 dim)."""
-        angle = torch.log1p(t.float())[:, None] * self.frequencies.float() * (2 * math.pi)
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-class TimeEmbedding(nn.Module):
-    """Features of the time index through two linear layers."""
-
-    def __init__(
-        self,
-        features: PositionalFeatures | FourierFeatures,
-        dim: int,
-        activation: nn.Module,
-        fan: Fan = "avg",
-    ):
-        super().__init__()
-        self.features = features
-        self.layer1 = linear(features.dim, dim, fan=fan)
+        if num_features % 2 or num_features < 4:
+            raise ValueError(
+                f"the time embedding has {num_features} features; expected an even number of at "
+                "least 4"
+            )
+        self.num_features = num_features
+        self.layer1 = linear(num_features, dim, fan=fan)
         self.activation = activation
         self.layer2 = linear(dim, dim, fan=fan)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map (N,) time indices to (N, dim)."""
-        features = self.features(t).to(self.layer1.weight.dtype)
+        features = sinusoidal_embedding(t, self.num_features).to(self.layer1.weight.dtype)
         return self.layer2(self.activation(self.layer1(features)))
 
 

@@ -1,11 +1,17 @@
-"""Reading the files of the published DDGAN release and converting their weights."""
+"""The weights of the published DDGAN release: reading its files, and where each tensor belongs.
+
+The release numbers its generator's modules in the order of execution and keeps every small
+projection as a layer of its own; here modules have names and projections are joined. The
+correspondence follows from the structure of the network that receives the weights.
+"""
 
 import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +19,145 @@ import torch
 from torch import Tensor, nn
 
 from ddgan.errors import CheckpointError
+from ddgan.networks.blocks import InputPyramid, ResBlock
 from ddgan.networks.discriminator import TimeDependentDiscriminator
+from ddgan.networks.layers import Attention, SplitLinear
 from ddgan.networks.ncsnpp import NCSNpp
-from ddgan.networks.official_layout import Slot, discriminator_slots, generator_slots
 from ddgan.utils.files import check_archive
 
 State = Mapping[str, Tensor]
 
 
+# Where each official tensor belongs.
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an official tensor goes: rows [start, stop) of our tensor ``key``."""
+
+    key: str
+    start: int
+    stop: int
+    transposed: bool = False  # the release stores weights named W as (in, out)
+
+    def official_shape(self, ours: Tensor) -> tuple[int, ...]:
+        """The shape that the official tensor must have."""
+        shape = (self.stop - self.start, *ours.shape[1:])
+        return shape[::-1] if self.transposed else shape
+
+
+Layout = dict[str, Destination]  # by official name
+
+
+class _LayoutBuilder:
+    """Collects a layout, finding our names from the modules."""
+
+    def __init__(self, root: nn.Module):
+        self.names = {module: name for name, module in root.named_modules()}
+        self.layout: Layout = {}
+        self._parts_used: dict[SplitLinear, int] = {}
+
+    def whole(self, official: str, module: nn.Module) -> None:
+        """Map ``official``'s parameters to all of a module's, which have the same names."""
+        for name, parameter in module.named_parameters(recurse=False):
+            key = f"{self.names[module]}.{name}"
+            self.layout[f"{official}.{name}"] = Destination(key, 0, len(parameter))
+
+    def part(self, official: str, module: SplitLinear, weight: str = "weight", bias: str = "bias"):
+        """Map ``official``'s two tensors to the next part of a joined layer."""
+        index = self._parts_used.get(module, 0)
+        self._parts_used[module] = index + 1
+        start = sum(module.widths[:index])
+        self._linear(official, module, (start, start + module.widths[index]), weight, bias)
+
+    def transposed(self, official: str, module: nn.Linear) -> None:
+        """Map ``official``.W, stored as (in, out), and ``official``.b to a linear layer."""
+        self._linear(official, module, (0, module.out_features), "W", "b")
+
+    def _linear(
+        self, official: str, module: nn.Linear, rows: tuple[int, int], weight: str, bias: str
+    ) -> None:
+        key = self.names[module]
+        self.layout[f"{official}.{weight}"] = Destination(f"{key}.weight", *rows, weight == "W")
+        self.layout[f"{official}.{bias}"] = Destination(f"{key}.bias", *rows)
+
+
+def _modules_in_order(generator: NCSNpp) -> Iterator[nn.Module]:
+    """The parts of the generator that the release numbers, after the stem, in its order."""
+    numbered = (ResBlock, Attention, InputPyramid)
+    for level in generator.down:
+        for pair in zip(level.blocks, level.attentions, strict=True):
+            yield from (m for m in pair if isinstance(m, numbered))
+        yield from (m for m in (level.downsample, level.pyramid) if m is not None)
+    yield from generator.mid.children()
+    for level in generator.up:
+        modules = (*level.blocks, level.attention, level.upsample)
+        yield from (m for m in modules if isinstance(m, numbered))
+    yield generator.out_norm
+    yield generator.out_conv
+
+
+def _add_block(builder: _LayoutBuilder, name: str, block: ResBlock, generator: NCSNpp) -> None:
+    for i, norm in enumerate((block.norm1, block.norm2)):
+        if norm.adaptive:
+            builder.part(f"{name}.GroupNorm_{i}.style", generator.style_projection)
+        else:
+            builder.whole(f"{name}.GroupNorm_{i}", norm)
+    builder.part(f"{name}.Dense_0", generator.time_projection)
+    builder.whole(f"{name}.Conv_0", block.conv1)
+    builder.whole(f"{name}.Conv_1", block.conv2)
+    if block.shortcut is not None:
+        builder.whole(f"{name}.Conv_2", block.shortcut)
+
+
+def generator_layout(generator: NCSNpp) -> Layout:
+    """The place in ``generator`` of every tensor of the release's generator."""
+    builder = _LayoutBuilder(generator)
+    builder.whole("all_modules.0", generator.time_embedding.layer1)
+    builder.whole("all_modules.1", generator.time_embedding.layer2)
+    builder.whole("all_modules.2", generator.stem)
+    for index, module in zip(count(3), _modules_in_order(generator)):
+        name = f"all_modules.{index}"
+        if isinstance(module, ResBlock):
+            _add_block(builder, name, module, generator)
+        elif isinstance(module, Attention):
+            builder.whole(f"{name}.GroupNorm_0", module.norm)
+            for i in range(3):
+                builder.part(f"{name}.NIN_{i}", module.qkv, "W", "b")
+            builder.transposed(f"{name}.NIN_3", module.out)
+        elif isinstance(module, InputPyramid):
+            builder.whole(f"{name}.Conv2d_0", module.downsample.conv)
+        else:
+            builder.whole(name, module)
+    if generator.mapping is not None:
+        # The even positions of the release's mapping network have no weights.
+        for i, layer in enumerate(generator.mapping.layers):
+            builder.whole(f"z_transform.{2 * i + 1}", layer)
+    return builder.layout
+
+
+def discriminator_layout(discriminator: TimeDependentDiscriminator) -> Layout:
+    """The place in ``discriminator`` of every tensor of the release's discriminator."""
+    builder = _LayoutBuilder(discriminator)
+    builder.whole("t_embed.main.0", discriminator.time_embedding.layer1)
+    builder.whole("t_embed.main.2", discriminator.time_embedding.layer2)
+    builder.whole("start_conv", discriminator.stem)
+    for i, block in enumerate(discriminator.blocks, start=1):
+        builder.whole(f"conv{i}.conv1.0", block.conv1)
+        builder.whole(f"conv{i}.conv2.0", block.conv2)
+        builder.part(f"conv{i}.dense_t1", discriminator.time_projection)
+        builder.whole(f"conv{i}.skip.0", block.shortcut)
+    if discriminator.head_conv is not None:
+        builder.whole("final_conv", discriminator.head_conv)
+    builder.whole("end_linear", discriminator.head)
+    return builder.layout
+
+
+# Converting weights.
+
+
 def convert_generator(state: State, generator: nn.Module) -> dict[str, Tensor]:
-    """Return the state of ``generator`` from an official one, with or without 'module.' prefix.
+    """The state of ``generator`` from an official one, with or without 'module.' prefix.
 
     Every official tensor is used exactly once. Raises CheckpointError for another architecture,
     naming the first tensor that differs.
@@ -31,50 +166,50 @@ def convert_generator(state: State, generator: nn.Module) -> dict[str, Tensor]:
         raise CheckpointError(
             f"the config's generator is {type(generator).__name__}; expected NCSNpp"
         )
-    return _convert(state, generator_slots(generator), generator)
+    return _convert(state, generator_layout(generator), generator)
 
 
 def convert_discriminator(state: State, discriminator: nn.Module) -> dict[str, Tensor]:
-    """Return the state of ``discriminator`` from an official one, like ``convert_generator``."""
+    """The state of ``discriminator`` from an official one, like ``convert_generator``."""
     if not isinstance(discriminator, TimeDependentDiscriminator):
         raise CheckpointError(
             f"the config's discriminator is {type(discriminator).__name__}; expected "
             "TimeDependentDiscriminator"
         )
-    return _convert(state, discriminator_slots(discriminator), discriminator)
+    return _convert(state, discriminator_layout(discriminator), discriminator)
 
 
-def _convert(state: State, slots: Mapping[str, Slot], network: nn.Module) -> dict[str, Tensor]:
+def _convert(state: State, layout: Layout, network: nn.Module) -> dict[str, Tensor]:
     state = without_prefix(state)
     ours = network.state_dict()
-    _check_fit(state, slots, ours, type(network).__name__)
+    _check_fit(state, layout, ours, type(network).__name__)
     converted = {key: torch.empty(tensor.shape, dtype=tensor.dtype) for key, tensor in ours.items()}
-    for name, slot in slots.items():
+    for name, place in layout.items():
         tensor = state[name]
-        converted[slot.key][slot.start : slot.stop] = tensor.T if slot.transposed else tensor
+        converted[place.key][place.start : place.stop] = tensor.T if place.transposed else tensor
     return converted
 
 
 def without_prefix(state: State) -> dict[str, Tensor]:
-    """Return ``state`` without the 'module.' that distributed training puts before each name."""
+    """``state`` without the 'module.' that distributed training puts before each name."""
     prefix = "module."
     if state and all(name.startswith(prefix) for name in state):
         return {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return dict(state)
 
 
-def _check_fit(state: State, slots: Mapping[str, Slot], ours: State, network: str) -> None:
+def _check_fit(state: State, layout: Layout, ours: State, network: str) -> None:
     problems = []
-    for name, slot in slots.items():
-        expected = slot.official_shape(ours[slot.key])
+    for name, place in layout.items():
+        expected = place.official_shape(ours[place.key])
         if name in state and tuple(state[name].shape) != expected:
             problems.append(
                 f"{name} is {tuple(state[name].shape)} in the file but {expected} in the config"
             )
             break
     for description, names in (
-        ("missing from the file", [n for n in slots if n not in state]),
-        ("in the file but not in the config", [n for n in state if n not in slots]),
+        ("missing from the file", [n for n in layout if n not in state]),
+        ("in the file but not in the config", [n for n in state if n not in layout]),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -86,9 +221,12 @@ def _check_fit(state: State, slots: Mapping[str, Slot], ours: State, network: st
         )
 
 
+# Reading the release's files.
+
+
 @dataclass
 class OfficialFile:
-    """What a file of the release holds: weights by official name, and where training stood."""
+    """The content of a release file: weights by official name, and how far training was."""
 
     generator_ema: dict[str, Tensor]
     generator: dict[str, Tensor] | None = None
@@ -100,8 +238,8 @@ class OfficialFile:
 def read_official(path: str | Path) -> OfficialFile:
     """Read a ``netG_*.pth`` or ``content.pth``; no code in the file runs.
 
-    Raises CheckpointError for a missing or damaged file, one that holds anything beside tensors,
-    plain values and the release's argument namespace, or one of another form.
+    Raises CheckpointError for a file that is missing, damaged or of another form, or that holds
+    anything but tensors, plain values and the release's argument namespace.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,8 +251,8 @@ def read_official(path: str | Path) -> OfficialFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is no file of the release: it is damaged or holds objects that loading "
-            f"would have to run code for, and was refused ({str(error).splitlines()[0]})"
+            f"{path} is not a file of the release: it is damaged, or loading it would run code; it "
+            f"was refused ({str(error).splitlines()[0]})"
         ) from error
     # torch raises nearly anything on damaged files, IndexError and AssertionError for instance.
     except Exception as error:
@@ -166,9 +304,9 @@ def _read_content(content: dict[str, Any], info: dict[str, str], path: Path) -> 
 def _ema_of(
     generator: State, moments: Mapping[int, Mapping[str, Any]], order: Sequence[int], path: Path
 ) -> dict[str, Tensor]:
-    """Return the averaged weights, which the release keeps per parameter in its optimizer.
+    """The averaged weights, which the release keeps per parameter in its optimizer.
 
-    The parameters have the order of the state's names, as the network has no buffers.
+    The parameters have the order of the state's names, since the network has no buffers.
     """
     if len(order) != len(generator):
         raise CheckpointError(
@@ -198,9 +336,8 @@ def _count_tensors(optimizer: Mapping[str, Any]) -> int:
 
 
 def convert_model(file: OfficialFile, model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a model with ``generator_ema``, ``generator`` and ``discriminator``.
-
-    It has the networks that the file has; a ``netG_*.pth`` only fills ``generator_ema``.
+    """The state of ``model`` for the networks in the file: a ``netG_*.pth`` has ``generator_ema``
+    alone, a ``content.pth`` also ``generator`` and ``discriminator``.
     """
     parts = [("generator_ema", convert_generator(file.generator_ema, model.generator_ema))]
     if file.generator is not None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from mmengine import Config
 
 from ddgan.engine import check_config, load_config
 from ddgan.engine.config import check_trusted_types, config_from_json, config_to_json
-from ddgan.errors import ConfigError
+from ddgan.errors import CheckpointError, ConfigError
 from ddgan.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -168,6 +169,15 @@ def test_every_config_loads_and_its_model_builds(name):
 def test_a_missing_config_is_named():
     with pytest.raises(ConfigError, match=r"'configs/nothing\.py' is not a file"):
         load_config("configs/nothing.py")
+
+
+def test_a_stored_config_may_name_a_removed_option_at_its_only_value():
+    model = {"type": "DDGAN", "generator": {"type": "NCSNpp", "image_size": 8, "fir": True}}
+    stored = config_from_json(json.dumps({"model": model}))
+    assert stored.model.generator == {"type": "NCSNpp", "image_size": 8}
+    model["generator"]["fir"] = False
+    with pytest.raises(CheckpointError, match=r"NCSNpp.*'fir'.*version"):
+        config_from_json(json.dumps({"model": model}))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import torch
 
 from ddgan.networks.layers import (
     Attention,
-    FourierFeatures,
     GroupNorm,
     MappingNetwork,
-    PositionalFeatures,
     SplitLinear,
+    TimeEmbedding,
     conv2d,
     group_count,
     linear,
+    sinusoidal_embedding,
 )
 
 
@@ -32,22 +32,14 @@ def test_positional_features_are_sines_then_cosines_of_geometric_frequencies():
     frequencies = 10_000.0 ** (-np.arange(5) / 4)
     angle = t[:, None] * frequencies
     expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-    features = PositionalFeatures(10)(torch.from_numpy(t))
+    features = sinusoidal_embedding(torch.from_numpy(t), 10)
     np.testing.assert_allclose(as_numpy(features), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dim", [7, 2, 0])
 def test_positional_features_refuse_dimensions_without_frequencies(dim):
     with pytest.raises(ValueError, match=f"has {dim} features"):
-        PositionalFeatures(dim)
-
-
-def test_fourier_features_are_finite_at_the_first_index_and_distinguish_times():
-    torch.manual_seed(0)
-    features = FourierFeatures(8, scale=16.0)(torch.arange(4))
-    assert features.shape == (4, 16)
-    assert features.isfinite().all()
-    assert torch.cdist(features, features).add(torch.eye(4)).min() > 0.1
+        TimeEmbedding(dim, 8, torch.nn.SiLU())
 
 
 def test_mapping_network_normalises_the_latent_first():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ddgan.models import DDGAN
 from ddgan.networks import NCSNpp, TimeDependentDiscriminator
-from ddgan.networks.blocks import InputResidual, ResBlock
+from ddgan.networks.blocks import InputPyramid, ResBlock
 from ddgan.networks.layers import Attention
 
 from . import plain
@@ -71,7 +71,7 @@ def plain_generator(ours: NCSNpp) -> plain.Generator:
             for part, values in zip((to.q, to.k, to.v), _parts(of.qkv), strict=True):
                 _copy(part, *values)
             _copy(to.out, of.out.weight, of.out.bias)
-        elif isinstance(of, InputResidual):
+        elif isinstance(of, InputPyramid):
             _copy(to.conv, of.downsample.conv.weight, of.downsample.conv.bias)
         else:
             _copy_block(to, of, next(times))
@@ -101,7 +101,7 @@ def plain_discriminator(ours: TimeDependentDiscriminator) -> plain.Discriminator
 
 
 def _in_order(generator: NCSNpp) -> list[nn.Module]:
-    kinds = (ResBlock, Attention, InputResidual)
+    kinds = (ResBlock, Attention, InputPyramid)
     modules = []
     for level in generator.down:
         for pair in zip(level.blocks, level.attentions, strict=True):
