@@ -1,38 +1,51 @@
-"""Measures the library: ``python tools/benchmark.py train``, or another one of ``--help``."""
+"""Measure the library: ``python tools/benchmark.py train``, or another command of ``--help``.
+
+docs/benchmarks.md has the numbers.
+"""
 
 import argparse
-import sys
+import json
+from pathlib import Path
 
-import benchmark_data
-import benchmark_density
-import benchmark_ops
-import benchmark_options
-import benchmark_runner
-import benchmark_sample
-import benchmark_sampling
-import benchmark_train
+import torch
+from benchmarks import data, density, device_name, ops, options, runner, training
+
+from ddgan.utils.cli import add_options, at_least, running
+
+COMMANDS = {
+    "ops": (ops.add_options, ops.run),
+    "train": (training.add_train_options, training.train),
+    "sample": (training.add_sample_options, training.sample),
+    "options": (options.add_options, options.run),
+    "runner": (runner.add_options, runner.run),
+    "data": (data.add_options, data.run),
+    "density": (density.add_options, density.run),
+}
 
 
-def main(arguments: list[str]) -> int:
-    """Run one subcommand; each lives in a module of its own with add_arguments and run."""
+def main() -> None:
+    """Run one command; print its result, and write it where ``--json`` says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in {
-        "ops": benchmark_ops,
-        "train": benchmark_train,
-        "sample": benchmark_sample,
-        "sampling": benchmark_sampling,
-        "runner": benchmark_runner,
-        "options": benchmark_options,
-        "density": benchmark_density,
-        "data": benchmark_data,
-    }.items():
-        command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
-    return options.run(options)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (add, run) in COMMANDS.items():
+        summary = run.__doc__.splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=run.__doc__)
+        add_options(command, "--device", default="cpu", choices=("cpu", "cuda"), help=None)
+        command.add_argument("--threads", type=at_least(1), default=1)
+        command.add_argument("--json", type=Path, help="also write the result to this file")
+        add(command)
+        command.set_defaults(run=run)
+    args = parser.parse_args()
+    with running(args):
+        torch.set_num_threads(args.threads)
+        torch.manual_seed(0)
+        device = device_name(args.device)
+        print(f"{device}, PyTorch {torch.__version__}, {args.threads} thread(s)")
+        record = {"device": device, "torch": torch.__version__, "threads": args.threads}
+        record |= args.run(args)
+        if args.json:
+            args.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -107,8 +107,9 @@ bench train 60 train --against plain limit "${fast[@]}" "${small[@]}"
 bench options 90 options "${small[@]}"
 bench memory_256 60 train --memory --against plain --config configs/ddgan_celebahq256.py \
     "${memory[@]}"
-bench memory_256_least 60 train --memory --checkpoint-activations "${fast[@]}" \
-    --config configs/ddgan_celebahq256.py "${memory[@]}"
+bench memory_256_least 60 train --memory "${fast[@]}" \
+    --config configs/ddgan_celebahq256.py "${memory[@]}" \
+    --cfg-options model.{generator,discriminator}.checkpoint_activations=True
 bench runner 60 runner --iterations $((iterations / 10))
 if [ "$device" = cuda ]; then
     bench train_compiled 180 train "${fast[@]}" --compile --against plain

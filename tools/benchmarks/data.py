@@ -1,12 +1,6 @@
-"""Loading: images/s of each stored form of the same images, and how long a train step waits.
-
-The images are prepared in each form in a temporary folder and drawn in training's random order.
-Waiting is measured beside train steps of ``--config``, or beside a device that is busy for
-``--step-ms`` and leaves the processor alone, as a GPU does.
-"""
+"""Reading images in each stored form, and how long a train step waits for them."""
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_ops import device_name
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,14 +20,14 @@ from ddgan.data.prepare_sources import open_source
 from ddgan.engine import load_config
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.registry import MODELS
-from ddgan.utils.cli import OptionsAction, user_errors
+from ddgan.utils.cli import add_options as add_shared_options
 
 ENDINGS = {"zip": ("zip", ImageZip), "lmdb": ("lmdb", ImageLMDB), "memmap": ("npy", ImageMemmap)}
 FORMS = ("folder", *ENDINGS)
 WARM_UP = 3
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
     parser.add_argument("--source", help="images to use, as of prepare_data.py; default: made up")
     parser.add_argument("--size", type=int, default=64)
@@ -45,43 +38,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--step-ms", type=float, default=50.0, help="a step without --config")
     parser.add_argument("--config", help="measure beside train steps of this config")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    add_shared_options(parser, "--cfg-options", "--import")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure and print."""
-    torch.set_num_threads(1)
-    with user_errors(), tempfile.TemporaryDirectory() as folder:
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Loading: images/s of each stored form, and how long a train step waits.
+
+    The same images are prepared in each form and read in training's random order. Waiting is
+    measured beside train steps of ``--config``, or beside a device that is busy for ``--step-ms``
+    and leaves the processor alone, as a GPU does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         step, what = train_step(options)
         stores = prepare_all(Path(folder), options)
-        name = device_name(options.device)
         print(
-            f"{name}, PyTorch {torch.__version__}, {len(stores['folder'])} images of "
-            f"{options.size} pixels, batches of {options.batch_size}; waiting beside {what}"
+            f"{len(stores['folder'])} images of {options.size} pixels, batches of "
+            f"{options.batch_size}; waiting beside {what}"
         )
         print(f"{'form':8} {'workers':>7} {'images/s':>10} {'ms/batch':>9} {'waiting':>8}")
         rows = []
         for form in options.formats:
             for workers in options.workers:
-                row = measure_form(stores[form], workers, step, options)
-                rows.append({"form": form, "workers": workers, **row})
+                speed, waiting = measure_form(stores[form], workers, step, options)
+                row = {"form": form, "workers": workers}
+                rows.append({**row, "images_per_second": speed, "waiting": waiting})
+                per_batch = 1e3 * options.batch_size / speed
                 print(
-                    f"{form:8} {workers:7} {row['images_per_second']:10.0f} "
-                    f"{1e3 * options.batch_size / row['images_per_second']:9.2f} "
-                    f"{row['waiting']:8.1%}",
+                    f"{form:8} {workers:7} {speed:10.0f} {per_batch:9.2f} {waiting:8.1%}",
                     flush=True,
                 )
-    if options.json:
-        record = {"device": name, "torch": torch.__version__, "size": options.size, "step": what}
-        record |= {"batch_size": options.batch_size, "rows": rows}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
-    return 0
+    sizes = {"size": options.size, "batch_size": options.batch_size}
+    return {**sizes, "step": what, "rows": rows}
 
 
 def prepare_all(folder: Path, options: argparse.Namespace) -> dict[str, Dataset]:
-    """Return a data set of the same images in each form."""
+    """Data sets of the same images in each form."""
     root = folder / "folder"
     root.mkdir()
     if options.source:
@@ -95,18 +86,18 @@ def prepare_all(folder: Path, options: argparse.Namespace) -> dict[str, Dataset]
     stores: dict[str, Dataset] = {"folder": ImageFolder(root, image_size=options.size)}
     for form, (ending, dataset) in ENDINGS.items():
         if form in options.formats:
-            prepare(open_source(root), folder / f"a.{ending}", form, silent)
+            prepare(open_source(root), folder / f"a.{ending}", form, no_progress)
             stores[form] = dataset(folder / f"a.{ending}", image_size=options.size)
     return stores
 
 
-def silent(label: str, total: int) -> nullcontext:
+def no_progress(label: str, total: int) -> nullcontext:
     """Show no progress."""
     return nullcontext(lambda count: None)
 
 
 def made_up(seed: int, size: int) -> Image.Image:
-    """Return an image that compresses about as well as a photograph: noise over soft colours."""
+    """An image that compresses about as well as a photograph: noise over soft colours."""
     rng = np.random.default_rng(seed)
     soft = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     values = np.asarray(soft.resize((size, size), Image.Resampling.BICUBIC), dtype=np.int64)
@@ -115,12 +106,10 @@ def made_up(seed: int, size: int) -> Image.Image:
 
 
 def train_step(options: argparse.Namespace) -> tuple[Callable[[dict], Any], str]:
-    """Return what a train step does with a batch, and its description."""
+    """What a train step does with a batch, and its description."""
     if options.config is None:
-        return (
-            lambda batch: time.sleep(options.step_ms / 1e3),
-            f"a device that is busy for {options.step_ms:g} ms",
-        )
+        what = f"a device that is busy for {options.step_ms:g} ms"
+        return lambda batch: time.sleep(options.step_ms / 1e3), what
     cfg = load_config(options.config, options.cfg_options)
     model = MODELS.build(cfg.model).to(options.device).train()
     optimizers = build_optim_wrappers(cfg.optim_wrapper, model)
@@ -135,8 +124,8 @@ def train_step(options: argparse.Namespace) -> tuple[Callable[[dict], Any], str]
 
 def measure_form(
     dataset: Dataset, workers: int, step: Callable[[dict], Any], options: argparse.Namespace
-) -> dict[str, float]:
-    """Return the images/s of a loader alone, and the share of time that train steps wait for it."""
+) -> tuple[float, float]:
+    """Images/s of a loader alone, and the share of time that train steps wait for it."""
     batches = endless(dataset, workers, options)
     for _ in range(WARM_UP):
         next(batches)
@@ -153,11 +142,11 @@ def measure_form(
         step(batch)
         waited += got - asked
         busy += time.perf_counter() - got
-    return {"images_per_second": speed, "waiting": waited / (waited + busy)}
+    return speed, waited / (waited + busy)
 
 
 def endless(dataset: Dataset, workers: int, options: argparse.Namespace) -> Iterator[dict]:
-    """Yield batches as training does."""
+    """Batches as in training."""
     return iter(
         DataLoader(
             dataset,
