@@ -158,10 +158,9 @@ def test_waiting_for_data(benchmark):
     record, _ = benchmark("data", *sizes, "--step-ms", 300)
     assert [row["form"] for row in record["rows"]] == ["folder", "zip", "lmdb", "memmap"]
     assert all(row["images_per_second"] > 0 for row in record["rows"])
-    # A step that takes almost no time waits nearly always.
+    # A step that takes almost no time waits for most of the time.
     idle, _ = benchmark("data", *sizes, "--step-ms", 0.001, "--formats", "folder")
-    assert idle["rows"][0]["waiting"] > 0.5
-    assert record["rows"][0]["waiting"] < idle["rows"][0]["waiting"]
+    assert record["rows"][0]["waiting"] < 0.5 * idle["rows"][0]["waiting"]
 
 
 def test_options_are_compared(benchmark):
