@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ddgan", "ddgan.*"]),
-    package_data={"ddgan.demo": ["assets/*"]},
+    package_data={"ddgan.demo": ["assets/*"], "ddgan.experiments": ["*.yaml"]},
     ext_modules=[extension()],
     cmdclass={"build_ext": BuildOps},
     install_requires=[
@@ -36,6 +36,7 @@ setup(
         "tensorboard>=2.15",
         "rich>=13",
         "lmdb>=1.4",
+        "pyyaml>=6",
     ],
     extras_require={
         "eval": ["torch-fidelity>=0.4", "timm>=1.0"],

@@ -32,7 +32,7 @@ trap 'tell KILL; exit 130' INT
 
 for ((i = 0; i < gpus; i++)); do
     RANK=$((${NODE_RANK:-0} * gpus + i)) LOCAL_RANK=$i \
-        python -u "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
+        "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
     processes+=($!)
 done
 

@@ -98,8 +98,8 @@ def save(
 ) -> None:
     """Write the single images, the grid that begins with the painting, and the settings."""
     out = Path(args.out)
-    with written_samples(out) as writer:
-        writer.add(results)
+    with written_samples(out) as add_samples:
+        add_samples(results)
     first = [image]
     if mask is not None:
         Image.fromarray(mask.numpy()).save(out / "mask.png")

@@ -1,13 +1,19 @@
 """The papers' tables with this project's rows: ``python tools/report.py work_dirs --out R.md``."""
 
 import argparse
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddgan.errors import UserError
-from ddgan.experiments import TABLES, Measured, markdown_table, quality_time_points, read_measured
-from ddgan.experiments.published import COLUMNS
+from ddgan.experiments import (
+    COLUMNS,
+    TABLES,
+    Measured,
+    convergence_curves,
+    markdown_table,
+    quality_time_points,
+    read_measured,
+)
 from ddgan.utils.cli import user_errors
 from ddgan.visualization import plot_convergence, plot_quality_time
 
@@ -49,20 +55,8 @@ def draw(figure: str, measured: Sequence[Measured], score: str, out: Path) -> No
     label = COLUMNS[score].label
     if figure == "quality-time":
         plot_quality_time(quality_time_points(measured, score), out, label)
-        return
-    folders = defaultdict(set)
-    for entry in measured:
-        folders[entry.config].add(entry.folder)
-    curves = defaultdict(list)
-    for entry in measured:
-        if (value := entry.value(score)) is not None:
-            # Runs of one config, such as the small forms of two, go by their folders' names.
-            alone = len(folders[entry.config]) == 1
-            name = entry.config if alone else entry.folder.name
-            curves[name].append((entry.iteration, value))
-    if not curves:
-        raise UserError(f"no record has the score {score!r}; tools/test.py measures it")
-    plot_convergence(curves, out, label)
+    else:
+        plot_convergence(convergence_curves(measured, score), out, label)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def main() -> None:
         model = load_model(args.checkpoint, args.device)
         batch_size = args.batch_size or auto_batch_size(model)
         with (
-            written_samples(args.out, args.first_index) as writer,
+            written_samples(args.out, args.first_index) as add_samples,
             progress_bar("sampling", args.num) as advance,
         ):
             for start in range(0, args.num, batch_size):
@@ -43,7 +43,7 @@ def main() -> None:
                     first_index=args.first_index + start,
                     use_ema=not args.no_ema,
                 )
-                writer.add(samples)
+                add_samples(samples)
                 advance(count)
         print(f"{args.num} samples of seed {args.seed} are in {args.out}")
 

@@ -1,19 +1,21 @@
-"""Draw images of runs and models: ``python tools/visualize.py curves work_dirs/quickstart``."""
+"""Draw figures of runs and models: ``python tools/visualize.py curves work_dirs/quickstart``."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
-from ddgan.apis import load_model
-from ddgan.data import StackedDigits
+from ddgan.apis import auto_batch_size, load_model
+from ddgan.data import Gaussians25, StackedDigits
 from ddgan.engine.checkpoint import read_weights
 from ddgan.engine.config import check_trusted_types
 from ddgan.errors import UserError
-from ddgan.evaluation import digit_classifier
+from ddgan.evaluation import digit_classifier, record_path
+from ddgan.evaluation.records import read_record
 from ddgan.registry import DATASETS
-from ddgan.utils.cli import OptionsAction, user_errors
-from ddgan.utils.device import set_up_cpu
+from ddgan.utils.cli import add_options, progress_bar, running
 from ddgan.visualization import (
+    ScatterPanel,
     along_path,
     between_latents,
     between_noise,
@@ -22,6 +24,7 @@ from ddgan.visualization import (
     plot_digits,
     plot_multimodal,
     plot_paths,
+    plot_scatter_comparison,
     save_rows,
 )
 
@@ -35,65 +38,61 @@ LATENT = {
 
 def parse_args() -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description="Draw images of runs and models.")
-    commands = parser.add_subparsers(required=True, metavar="PICTURE")
+    parser = argparse.ArgumentParser(description="Draw figures of runs and models.")
+    commands = parser.add_subparsers(required=True, metavar="FIGURE")
 
-    curves = commands.add_parser("curves", help="losses, per time step too, and gradient norms")
+    def command(name: str, draw, text: str, *options: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(draw=draw)
+        add_options(added, *options)
+        added.add_argument("--out", required=True, help="the PNG to write")
+        return added
+
+    model = ("checkpoint", "--seed", "--device", "--import")
+    curves = command("curves", draw_curves, "losses, per time step too, and gradient norms")
     curves.add_argument("run", help="folder of a training run")
-    curves.set_defaults(draw=draw_curves)
 
-    digits = commands.add_parser("digits", help="stacked digits, each beside its three channels")
-    digits.add_argument("checkpoint", help="of a model trained on StackedDigits")
-    digits.add_argument("--num", type=int, default=40)
-    digits.add_argument("--seed", type=int, default=0)
-    digits.set_defaults(draw=draw_digits)
+    digits = command("digits", draw_digits, "stacked digits beside their three channels", *model)
+    digits.add_argument("--num", type=int, default=40, help="how many samples (default 40)")
 
-    latent = [commands.add_parser(name, help=text) for name, (text, _) in LATENT.items()]
-    for name, command in zip(LATENT, latent, strict=True):
-        command.add_argument("checkpoint", help="of an SPI-GAN")
-        command.add_argument("--rows", type=int, default=8, help="how many samples or pairs")
-        command.add_argument("--points", type=int, default=8, help="images per row")
-        command.add_argument("--seed", type=int, default=0)
-        command.set_defaults(draw=draw_latents, images=LATENT[name][1])
+    points = command(
+        "points",
+        draw_points,
+        "samples of several models on the 25-Gaussians beside the data, with the scores that "
+        "tools/test.py --metric modes recorded (DDGAN, Fig. 6)",
+        *model[1:],
+    )
+    points.add_argument("checkpoints", nargs="+")
+    points.add_argument("--names", nargs="+", help="titles; by default the runs' folders")
+    points.add_argument("--num", type=int, default=2_500, help="points per panel (default 2500)")
 
-    denoising = commands.add_parser(
-        "denoising-1d", help="1-D data diffused, and its true denoising distributions, exactly"
+    for name, (text, _) in LATENT.items():
+        latent = command(name, draw_latents, f"SPI-GAN: {text}", *model)
+        latent.add_argument("--rows", type=int, default=8, help="how many samples or pairs")
+        latent.add_argument("--points", type=int, default=8, help="images per row")
+        latent.set_defaults(study=name)
+
+    denoising = command(
+        "denoising-1d", draw_denoising, "diffused 1-D data and its exact denoising distributions"
     )
     denoising.add_argument("--x", type=float, default=0.4, help="the value of x_T to denoise")
     denoising.add_argument("--steps", type=int, default=5, help="T, the number of steps")
-    denoising.set_defaults(draw=lambda args: plot_denoising(args.out, args.x, args.steps))
 
-    multimodal = commands.add_parser(
-        "multimodal", help="several draws of p(x_0 | x_t) for each t, beside x_t"
+    multimodal = command(
+        "multimodal", draw_multimodal, "DDGAN: draws of p(x_0 | x_t) for each t", *model, "--data"
     )
-    multimodal.add_argument("checkpoint", help="of a DDGAN")
     multimodal.add_argument("--examples", type=int, default=3, help="how many x_0")
     multimodal.add_argument("--num", type=int, help="draws (3 of images, 100 of points)")
-    multimodal.add_argument("--seed", type=int, default=0)
     multimodal.add_argument(
         "--from-samples",
         action="store_true",
         help="begin with samples of the model instead of its training data",
     )
-    multimodal.add_argument(
-        "--data",
-        nargs="+",
-        action=OptionsAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="arguments of the data set to change: root=/data",
-    )
-    multimodal.set_defaults(draw=draw_multimodal)
 
-    paths = commands.add_parser(
-        "paths", help="the reverse SDE's way to data against the straight path, with exact scores"
+    paths = command(
+        "paths", draw_paths, "the reverse SDE's path against the straight one", "--seed"
     )
-    paths.add_argument("--num", type=int, default=8, help="how many ways")
-    paths.add_argument("--seed", type=int, default=0)
-    paths.set_defaults(draw=lambda args: plot_paths(args.out, args.num, args.seed))
-
-    for command in (curves, digits, *latent, denoising, multimodal, paths):
-        command.add_argument("--out", required=True, help="the PNG to write")
+    paths.add_argument("--num", type=int, default=8, help="how many paths")
     return parser.parse_args()
 
 
@@ -102,9 +101,19 @@ def draw_curves(args: argparse.Namespace) -> None:
     plot_curves(args.run, args.out)
 
 
+def draw_denoising(args: argparse.Namespace) -> None:
+    """Draw DDGAN's Fig. 2."""
+    plot_denoising(args.out, args.x, args.steps)
+
+
+def draw_paths(args: argparse.Namespace) -> None:
+    """Draw SPI-GAN's Fig. 4."""
+    plot_paths(args.out, args.num, args.seed)
+
+
 def draw_digits(args: argparse.Namespace) -> None:
     """Sample digits, classify them, and draw them below real ones."""
-    samples = load_model(args.checkpoint).sample(args.num, seed=args.seed)
+    samples = load_model(args.checkpoint, args.device).sample(args.num, seed=args.seed)
     data = StackedDigits()
     real = [data[index] for index in range(10)]
     panels = {
@@ -119,13 +128,56 @@ def draw_digits(args: argparse.Namespace) -> None:
 
 def draw_latents(args: argparse.Namespace) -> None:
     """Draw rows of images along a path of latents."""
-    model = load_model(args.checkpoint)
-    save_rows(args.images(model, args.rows, args.points, args.seed), args.out)
+    model = load_model(args.checkpoint, args.device)
+    _, study = LATENT[args.study]
+    save_rows(study(model, args.rows, args.points, args.seed), args.out)
+
+
+def draw_points(args: argparse.Namespace) -> None:
+    """Draw a panel of points for each model beside the data."""
+    names = args.names or [Path(checkpoint).parent.name for checkpoint in args.checkpoints]
+    if len(names) != len(args.checkpoints):
+        raise UserError(f"--names has {len(names)} for {len(args.checkpoints)} checkpoints")
+    data = Gaussians25(num_samples=args.num)
+    points = torch.stack([data[index]["x"] for index in range(args.num)])
+    panels, notes = [ScatterPanel("Data", points.numpy())], {}
+    for name, checkpoint in zip(names, args.checkpoints, strict=True):
+        panel, notes[name] = points_panel(name, checkpoint, args)
+        panels.append(panel)
+    if len(set(notes.values())) > 1:
+        scores = "; ".join(f"{name} {note}" for name, note in notes.items())
+    else:
+        scores = notes[names[0]]
+    note = f"{args.num:,} points are drawn per panel; scores are of {scores}"
+    plot_scatter_comparison(panels, data.centres, data.std, args.out, note)
+
+
+def points_panel(name: str, checkpoint: str, args: argparse.Namespace) -> tuple[ScatterPanel, str]:
+    """Sample a model; returns its panel and how its scores were measured."""
+    path = record_path(checkpoint, "modes")
+    record = read_record(path)
+    if record is None:
+        raise UserError(
+            f"there is no record {path}; write it first: python tools/test.py {checkpoint} "
+            "--metric modes"
+        )
+    model = load_model(checkpoint, args.device)
+    if model.data_shape != (2,):
+        raise UserError(f"{checkpoint} draws samples of shape {model.data_shape}; expected (2,)")
+    with progress_bar(name, args.num) as advance:
+        batch_size = auto_batch_size(model)
+        points = model.sample(args.num, args.seed, batch_size=batch_size, progress=advance)
+    values, protocol = record["values"], record["protocol"]
+    nfe = protocol.get("nfe", model.num_evaluations)
+    panel = ScatterPanel(
+        name, points.cpu().numpy(), values["modes"], values.get("high_quality"), nfe
+    )
+    return panel, f"{protocol.get('num')} samples after {protocol.get('iteration')} iterations"
 
 
 def draw_multimodal(args: argparse.Namespace) -> None:
     """Diffuse data, and draw what the model makes of it."""
-    model = load_model(args.checkpoint)
+    model = load_model(args.checkpoint, args.device)
     if args.examples < 1:
         raise UserError(f"--examples is {args.examples}; expected at least 1")
     samples = (
@@ -150,8 +202,7 @@ def training_data(args: argparse.Namespace) -> torch.Tensor:
 def main() -> None:
     """Draw what is asked for."""
     args = parse_args()
-    set_up_cpu()
-    with user_errors():
+    with running(args):
         args.draw(args)
         print(f"wrote {args.out}")
 

@@ -1,28 +1,36 @@
 """The papers' experiments: published numbers, how each is run here, and reports."""
 
-from ddgan.experiments.catalogue import EXPERIMENTS, Experiment
-from ddgan.experiments.measured import Measured, newest_of, read_measured
-from ddgan.experiments.plan import Form, Plan, make_plan
-from ddgan.experiments.published import TABLES, Table
-from ddgan.experiments.quality_time import quality_time_points
-from ddgan.experiments.runs import RUNS, Run
-from ddgan.experiments.stages import Stage
+from ddgan.experiments.catalogue import EXPERIMENTS, TRAININGS, Experiment, Training
+from ddgan.experiments.measured import (
+    Measured,
+    convergence_curves,
+    quality_time_points,
+    read_measured,
+)
+from ddgan.experiments.plan import Options, Plan, make_plan
+from ddgan.experiments.published import COLUMNS, TABLES, Table
+from ddgan.experiments.readme import write_readme
+from ddgan.experiments.steps import Step, interrupted_by_signals, run_step
 from ddgan.experiments.tables import markdown_table
 
 __all__ = [
+    "COLUMNS",
     "EXPERIMENTS",
-    "RUNS",
     "TABLES",
+    "TRAININGS",
     "Experiment",
-    "Form",
     "Measured",
+    "Options",
     "Plan",
-    "Run",
-    "Stage",
+    "Step",
     "Table",
+    "Training",
+    "convergence_curves",
+    "interrupted_by_signals",
     "make_plan",
     "markdown_table",
-    "newest_of",
     "quality_time_points",
     "read_measured",
+    "run_step",
+    "write_readme",
 ]

@@ -1,5 +1,8 @@
-"""This project's measurements: the records of runs, brought together by checkpoint."""
+"""This project's measurements: the records of runs, grouped by checkpoint."""
 
+import math
+import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +10,8 @@ from typing import Any
 
 from ddgan.errors import UserError
 from ddgan.evaluation.records import read_record
-from ddgan.experiments.published import COLUMNS, Table
-
-# Extractors by which the papers' numbers were made; a record that names another gets a footnote.
-PUBLISHED_EXTRACTOR = "inception"
+from ddgan.experiments.published import COLUMNS, TABLES
+from ddgan.visualization import QualityTimePoint
 
 
 @dataclass
@@ -30,51 +31,21 @@ class Measured:
 
     @property
     def nfe(self) -> float | None:
-        """The number of evaluations of the networks per sample, as counted while measuring."""
-        for protocol in self.protocols.values():
-            if protocol.get("nfe") is not None:
-                return protocol["nfe"]
-        return None
+        """Evaluations of the networks per sample, as counted while measuring."""
+        return next((p["nfe"] for p in self.protocols.values() if p.get("nfe") is not None), None)
 
     def value(self, column: str) -> float | None:
-        """Return the value of a column of the tables, or None where it was not measured."""
+        """The value of a table's column, or None where it was not measured."""
         place = COLUMNS[column]
         if place.metric in self.values:
             return self.values[place.metric].get(place.value)
         return self.nfe if column == "nfe" else None
 
-    def footnotes(self, column: str, table: Table) -> list[str]:
-        """Return in what the measurement of a column differs from the table's protocol."""
-        metric = COLUMNS[column].metric
-        protocol = self.protocols.get(metric)
-        if protocol is None:
-            return []
-        notes = []
-        if column == "time":
-            notes.append(f"measured on {protocol.get('device_name') or protocol.get('device')}")
-        elif column != "nfe":
-            if (num := protocol.get("num")) is not None and num != table.num:
-                notes.append(f"{num:,} samples instead of {table.num:,}")
-            extractor = extractor_name(protocol)
-            if extractor and PUBLISHED_EXTRACTOR not in extractor.lower() and metric != "modes":
-                notes.append(f"features of {extractor} instead of the published Inception's")
-        if protocol.get("ema") is False:
-            notes.append("the generator as trained, not its average")
-        return notes
-
-
-def extractor_name(protocol: dict[str, Any]) -> str | None:
-    """Return the name of the feature extractor in a record's protocol, None without one."""
-    extractor = protocol.get("extractor")
-    if isinstance(extractor, dict):
-        extractor = extractor.get("name") or extractor.get("type")
-    return extractor
-
 
 def read_measured(paths: Iterable[str | Path]) -> list[Measured]:
-    """Return the measurements of every checkpoint below the folders ``paths``, by folder.
+    """The measurements of every checkpoint below the folders ``paths``, by folder.
 
-    Raises UserError for a path that does not exist.
+    Raises UserError for a path that is not a folder.
     """
     found: dict[tuple[Path, str], Measured] = {}
     for root in map(Path, paths):
@@ -86,28 +57,64 @@ def read_measured(paths: Iterable[str | Path]) -> list[Measured]:
                 continue
             protocol = record["protocol"]
             checkpoint = str(protocol.get("checkpoint", path.stem))
-            entry = found.setdefault(
-                (path.parent, checkpoint),
-                Measured(_config_name(protocol, path.parent), path.parent, checkpoint),
-            )
-            entry.values[record["metric"]] = record["values"]
-            entry.protocols[record["metric"]] = protocol
+            # Records that do not name their config go by the folder.
+            config = Path(protocol.get("config") or path.parent.name).stem
+            measured = Measured(config, path.parent, checkpoint)
+            measured = found.setdefault((path.parent, checkpoint), measured)
+            measured.values[record["metric"]] = record["values"]
+            measured.protocols[record["metric"]] = protocol
     return list(found.values())
 
 
 def newest_of(measured: Iterable[Measured], columns: Iterable[str]) -> list[Measured]:
-    """Return, for each folder, the latest checkpoint with a value for any column but NFE."""
+    """For each folder, the latest checkpoint with a value for any column but NFE."""
     scores = [column for column in columns if column != "nfe"]
     newest: dict[Path, Measured] = {}
-    for entry in measured:
-        if all(entry.value(column) is None for column in scores):
+    for one in measured:
+        if all(one.value(column) is None for column in scores):
             continue
-        if entry.folder not in newest or entry.iteration > newest[entry.folder].iteration:
-            newest[entry.folder] = entry
+        if one.folder not in newest or one.iteration > newest[one.folder].iteration:
+            newest[one.folder] = one
     return [newest[folder] for folder in sorted(newest)]
 
 
-def _config_name(protocol: dict[str, Any], folder: Path) -> str:
-    """Return the stem of the config, or the folder's name where the record does not say it."""
-    name = protocol.get("config")
-    return Path(name).stem if name else folder.name
+def quality_time_points(measured: Iterable[Measured], score: str = "fid") -> list[QualityTimePoint]:
+    """The points of DDGAN's Fig. 4: runs with both a score and a time, and published systems.
+
+    The published curves are not in the paper's text: the systems are those of the tables on
+    CIFAR-10, at one number of steps each. They have no other ``score`` than FID.
+    """
+    points = []
+    for system in TABLES["spigan-2"].rows if score == "fid" else ():
+        values = TABLES["spigan-2"].published(system)
+        if values["fid"] is not None and values["time"] is not None:
+            label = re.sub(r" \([^()]*\d{4}\w?\)$", "", system)
+            points.append(QualityTimePoint(label, values["time"], values["fid"], False))
+    for run in newest_of(measured, (score, "time")):
+        quality, seconds = run.value(score), run.value("time")
+        # FIDs of other data do not belong on the axis of CIFAR-10.
+        comparable = score != "fid" or "cifar10" in run.config
+        if comparable and quality is not None and seconds is not None and math.isfinite(quality):
+            label = run.config + (f", NFE {run.nfe:g}" if run.nfe is not None else "")
+            points.append(QualityTimePoint(label, seconds, quality, True))
+    return points
+
+
+def convergence_curves(
+    measured: Iterable[Measured], score: str
+) -> dict[str, list[tuple[int, float]]]:
+    """Run → (iteration, score) of its checkpoints; UserError if none has the score.
+
+    Runs of one config, such as the small forms of two trainings, go by their folders' names.
+    """
+    measured = [one for one in measured if one.value(score) is not None]
+    if not measured:
+        raise UserError(f"no record has the score {score!r}; tools/test.py measures it")
+    folders = defaultdict(set)
+    for one in measured:
+        folders[one.config].add(one.folder)
+    curves = defaultdict(list)
+    for one in measured:
+        name = one.config if len(folders[one.config]) == 1 else one.folder.name
+        curves[name].append((one.iteration, one.value(score)))
+    return dict(curves)

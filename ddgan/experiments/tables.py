@@ -1,73 +1,87 @@
 """The papers' tables as Markdown, published rows and this project's together."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ddgan.experiments.measured import Measured, newest_of
-from ddgan.experiments.published import COLUMNS, Ours, Row, Table
+from ddgan.experiments.published import COLUMNS, Table
 
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-class _Notes:
-    """Footnotes of one table, numbered as they come, each text once."""
+class _Footnotes:
+    """The footnotes of one table, numbered as they come, each text once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
 
     def marks(self, texts: Iterable[str]) -> str:
-        """Return the superscript numbers of the texts."""
-        numbers = []
-        for text in texts:
-            if text not in self.texts:
-                self.texts.append(text)
-            numbers.append(str(self.texts.index(text) + 1).translate(_SUPERSCRIPT))
-        return " ".join(numbers)
+        """The superscript numbers of the texts."""
+        texts = list(texts)
+        self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
+        return " ".join(_superscript(self.texts.index(text) + 1) for text in texts)
 
 
 def markdown_table(table: Table, measured: Iterable[Measured]) -> str:
-    """Return a section with one table: each of this project's rows below the published one.
+    """A section with one table: each of this project's rows below the published one.
 
     A config that has not been measured gets a row of dashes; a row whose protocol is not the
-    table's gets footnotes that say in what.
+    table's gets footnotes that say how it differs.
     """
-    notes = _Notes()
+    footnotes = _Footnotes()
     runs = newest_of(measured, table.columns)
-    labels = [COLUMNS[column].label for column in table.columns]
-    lines = [
-        f"## {table.source}: {table.title}",
-        "",
-        "| Model | " + " | ".join(labels) + " |",
-        "|---" + "|---:" * len(labels) + "|",
-    ]
-    followers = {
-        row.system: [o for o in table.ours if o.system == row.system] for row in table.rows
-    }
-    for row in table.rows:
-        lines.append(_published_row(row, table, notes))
-        for ours in followers[row.system]:
-            lines += _our_rows(ours, table, runs, notes)
-    for ours in (o for o in table.ours if o.system is None):
-        lines += _our_rows(ours, table, runs, notes)
+    lines = [f"## {table.source}: {table.title}", ""]
+    lines += header(["Model", *(COLUMNS[column].label for column in table.columns)])
+    for system in (*table.rows, None):
+        if system is not None:
+            name = system + footnotes.marks([table.notes[system]] if system in table.notes else [])
+            values = zip(table.columns, table.rows[system], strict=True)
+            lines.append(table_row([name, *(format_published(*cell) for cell in values)]))
+        for config in (config for config, stands_for in table.ours.items() if stands_for == system):
+            lines += _own_rows(config, table, runs, footnotes)
     lines.append("")
     if table.note:
         lines += [table.note, ""]
-    lines += [
-        f"{str(number).translate(_SUPERSCRIPT)} {text}  "
-        for number, text in enumerate(notes.texts, 1)
-    ]
+    lines += [f"{_superscript(number)} {text}  " for number, text in enumerate(footnotes.texts, 1)]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def differences(one: Measured, column: str, table: Table) -> list[str]:
+    """How the measurement of a column differs from the table's protocol."""
+    metric = COLUMNS[column].metric
+    protocol = one.protocols.get(metric)
+    if protocol is None:
+        return []
+    notes = []
+    if column == "time":
+        notes.append(f"measured on {protocol.get('device_name') or protocol.get('device')}")
+    elif column != "nfe":
+        if (num := protocol.get("num")) is not None and num != table.num:
+            notes.append(f"{num:,} samples instead of {table.num:,}")
+        extractor = extractor_name(protocol)
+        if extractor and "inception" not in extractor.lower() and metric != "modes":
+            notes.append(f"features of {extractor} instead of the published Inception's")
+    if protocol.get("ema") is False:
+        notes.append("the generator as trained, not its average")
+    return notes
+
+
+def extractor_name(protocol: dict[str, Any]) -> str | None:
+    """The name of the feature extractor in a record's protocol, None without one."""
+    extractor = protocol.get("extractor")
+    if isinstance(extractor, dict):
+        extractor = extractor.get("name") or extractor.get("type")
+    return extractor
+
+
 def format_value(column: str, value: float | None) -> str:
-    """Return a value with the digits that the papers print, or a dash."""
-    if value is None:
-        return MISSING
-    return f"{value:.{COLUMNS[column].digits}f}"
+    """A value with the decimals that the papers print, or a dash."""
+    return MISSING if value is None else f"{value:.{COLUMNS[column].digits}f}"
 
 
 def format_published(column: str, value: float | None) -> str:
-    """Return a published value with as many digits as the papers print it with, or a dash."""
+    """A published value with as many decimals as the papers print it with, or a dash."""
     if value is None:
         return MISSING
     large = abs(value) >= (1 if column == "kl" else 10)
@@ -76,29 +90,34 @@ def format_published(column: str, value: float | None) -> str:
     return f"{value:.{max(least, len(printed))}f}"
 
 
-def _published_row(row: Row, table: Table, notes: _Notes) -> str:
-    cells = [format_published(*cell) for cell in zip(table.columns, row.values, strict=True)]
-    return _line(row.system + notes.marks([row.note] if row.note else []), cells)
+def header(cells: Sequence[str]) -> list[str]:
+    """The first two lines of a table, numbers aligned to the right."""
+    return [table_row(cells), "|---" + "|---:" * (len(cells) - 1) + "|"]
 
 
-def _our_rows(ours: Ours, table: Table, runs: Sequence[Measured], notes: _Notes) -> list[str]:
-    name = ours.config
-    fitting = [run for run in runs if run.config == name]
+def table_row(cells: Sequence[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _own_rows(
+    config: str, table: Table, runs: Sequence[Measured], footnotes: _Footnotes
+) -> list[str]:
+    fitting = [run for run in runs if run.config == config]
     if not fitting:
-        return [_line(f"*{name}, not measured*", [MISSING] * len(table.columns))]
+        return [table_row([f"*{config}, not measured*", *[MISSING] * len(table.columns)])]
     lines = []
     for run in fitting:
-        where = f" ({run.folder.name})" if run.folder.name != name else ""
-        cells = []
+        where = f" ({run.folder.name})" if run.folder.name != config else ""
+        cells = [f"**{config}**{where}, iteration {run.iteration:,}"]
         for column in table.columns:
             value = run.value(column)
-            marks = notes.marks(run.footnotes(column, table)) if value is not None else ""
-            cells.append(
-                f"**{format_value(column, value)}**{marks}" if value is not None else MISSING
-            )
-        lines.append(_line(f"**{name}**{where}, iteration {run.iteration:,}", cells))
+            marks = footnotes.marks(differences(run, column, table)) if value is not None else ""
+            text = format_value(column, value)
+            cells.append(text if value is None else f"**{text}**{marks}")
+        lines.append(table_row(cells))
     return lines
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
-    return f"| {name} | " + " | ".join(cells) + " |"
+def _superscript(number: int) -> str:
+    return str(number).translate(_SUPERSCRIPT)

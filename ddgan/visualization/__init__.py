@@ -1,20 +1,22 @@
-"""Images of samples and runs, and the files that hold samples."""
+"""Images of samples and runs, the papers' figures, and the files that hold samples."""
 
-from ddgan.visualization.convergence import plot_convergence
-from ddgan.visualization.curves import plot_curves, read_scalars
+from ddgan.visualization.comparison import (
+    QualityTimePoint,
+    ScatterPanel,
+    plot_quality_time,
+    plot_scatter_comparison,
+)
+from ddgan.visualization.curves import plot_convergence, plot_curves, read_scalars
 from ddgan.visualization.denoising import plot_denoising
 from ddgan.visualization.digits import plot_digits
-from ddgan.visualization.grid import image_grid, save_samples, scatter
-from ddgan.visualization.latent import along_path, between_latents, between_noise, save_rows
+from ddgan.visualization.grid import image_grid, save_rows, save_samples, scatter
+from ddgan.visualization.latent import along_path, between_latents, between_noise
 from ddgan.visualization.multimodal import draw_each_step, plot_multimodal
 from ddgan.visualization.paths import both_paths, plot_paths
-from ddgan.visualization.quality_time import QualityTimePoint, plot_quality_time
-from ddgan.visualization.scatter_comparison import ScatterPanel, plot_scatter_comparison
-from ddgan.visualization.writers import SampleWriter, open_writer, written_samples
+from ddgan.visualization.writers import written_samples
 
 __all__ = [
     "QualityTimePoint",
-    "SampleWriter",
     "ScatterPanel",
     "along_path",
     "between_latents",
@@ -22,7 +24,6 @@ __all__ = [
     "both_paths",
     "draw_each_step",
     "image_grid",
-    "open_writer",
     "plot_convergence",
     "plot_curves",
     "plot_denoising",

@@ -1,14 +1,15 @@
-"""Curves of a training run, from the scalars that it logged."""
+"""Curves along a training: what a run logged, and scores of its checkpoints."""
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ddgan.errors import UserError
+from ddgan.visualization.figure import new_figure, save_figure
 
-# Title → what is drawn, where a run logs it; a name that ends with _ stands for all that begin so.
+# Title → the values that a panel shows if a run logs them; a name that ends with _ is a prefix.
 PANELS = {
     "losses": ("loss", "d_loss", "g_loss"),
     "discriminator loss per time step": ("d_loss_step_",),
@@ -21,7 +22,7 @@ PANELS = {
 
 
 def read_scalars(run: str | Path) -> dict[str, dict[int, float]]:
-    """Return name → {iteration: value} over all parts of a run; later parts replace earlier ones.
+    """Name → {iteration: value} over all parts of a run; later parts replace earlier ones.
 
     Raises UserError if the folder holds no log.
     """
@@ -39,7 +40,7 @@ def read_scalars(run: str | Path) -> dict[str, dict[int, float]]:
 
 
 def panels_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return title → the curves among ``names`` that its panel shows, without empty panels."""
+    """Title → the curves among ``names`` that its panel shows, without empty panels."""
     found = {
         title: sorted(
             name
@@ -56,15 +57,13 @@ def plot_curves(run: str | Path, path: str | Path) -> None:
 
     Raises UserError if the folder holds no log of such values.
     """
-    from matplotlib.figure import Figure
-
     curves = read_scalars(run)
     panels = panels_of(list(curves))
     if not panels:
         raise UserError(f"the log of {run} holds none of the curves {[*PANELS]}")
     columns = min(len(panels), 2 if len(panels) <= 4 else 3)
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5.5 * columns, 3.5 * rows), dpi=100, layout="constrained")
+    figure = new_figure(5.5 * columns, 3.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name in names:
@@ -76,5 +75,21 @@ def plot_curves(run: str | Path, path: str | Path) -> None:
         axes.grid(alpha=0.3)
     for axes in list(figure.axes)[len(panels) :]:
         axes.set_axis_off()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
+
+
+def plot_convergence(
+    curves: Mapping[str, Sequence[tuple[int, float]]], path: str | Path, score: str
+) -> None:
+    """Write a PNG with a line for each run through its (iteration, score): SPI-GAN, Fig. 8."""
+    figure = new_figure(8, 5, dpi=120)
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        points = sorted(points)
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    axes.set(xlabel="iteration", ylabel=score)
+    axes.set_title("The score along the training", loc="left", fontweight="bold")
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    save_figure(figure, path)

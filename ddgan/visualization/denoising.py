@@ -1,4 +1,4 @@
-"""Why large denoising steps need a multimodal model: DDGAN's Fig. 2, computed exactly."""
+"""Large denoising steps need a multimodal model: DDGAN's Fig. 2, computed exactly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ddgan.diffusion import Diffusion
+from ddgan.visualization.figure import new_figure, save_figure
 from ddgan.visualization.mixture import GaussianMixture
 
 DATA, TRUE, NORMAL, POINT = "0.45", "#1b6ca8", "#e4572e", "#111111"
@@ -30,11 +31,9 @@ def plot_denoising(
     Columns are times. The top row shows the data's q(x_s), the bottom row the true denoising
     distribution beside the Gaussian of its mean and variance.
     """
-    from matplotlib.figure import Figure
-
     alpha_bar = Diffusion(num_steps, dtype=torch.float64, **BETAS).alpha_bar.tolist()
     x = torch.linspace(-3.2, 3.2, 1201, dtype=torch.float64)
-    figure = Figure(figsize=(2.35 * (num_steps + 1), 5.2), dpi=110, layout="constrained")
+    figure = new_figure(2.35 * (num_steps + 1), 5.2, dpi=110)
     figure.suptitle(
         "A small denoising step is nearly Gaussian, a large one is not", fontsize=14, y=1.04
     )
@@ -76,8 +75,7 @@ def plot_denoising(
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         axes.spines[["top", "right", "left"]].set_visible(False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", bbox_inches="tight")
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def _fill(axes, x: Sequence[float], y: Sequence[float], colour: str, label: str = "") -> None:

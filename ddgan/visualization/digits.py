@@ -1,10 +1,12 @@
-"""Stacked digits, taken apart so that a person can read them."""
+"""Stacked digits beside their three channels."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+
+from ddgan.visualization.figure import new_figure, save_figure
 
 
 def plot_digits(
@@ -15,10 +17,8 @@ def plot_digits(
     ``panels`` maps a title to (N, 3, H, W) uint8 samples and their N labels 100 a + 10 b + c, for
     the digits a, b, c in the channels.
     """
-    from matplotlib.figure import Figure
-
     rows = [-(-len(labels) // columns) for _, labels in panels.values()]
-    figure = Figure(figsize=(2.9 * columns, 1.05 * sum(rows)), dpi=80, layout="constrained")
+    figure = new_figure(2.9 * columns, 1.05 * sum(rows), dpi=80)
     parts = figure.subfigures(len(panels), squeeze=False, height_ratios=rows)[:, 0]
     for part, (title, (samples, labels)), height in zip(parts, panels.items(), rows, strict=True):
         part.suptitle(title, fontsize=12)
@@ -29,12 +29,11 @@ def plot_digits(
         for axes, image, label in zip(grid, images, labels, strict=False):
             axes.imshow(_taken_apart(image), interpolation="nearest")
             axes.set_title(f"{label:03d}", fontsize=9, pad=2)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _taken_apart(image: np.ndarray) -> np.ndarray:
-    """Put an (H, W, 3) image and its three channels in grey side by side."""
+    """An (H, W, 3) image and its three channels in grey, side by side."""
     gap = np.full((image.shape[0], 1, 3), 255, np.uint8)
     channels = [np.repeat(image[..., i : i + 1], 3, -1) for i in range(3)]
     parts = [image, *(part for channel in channels for part in (gap, channel))]

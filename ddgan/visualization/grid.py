@@ -9,14 +9,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ddgan.utils.files import write_atomically
+from ddgan.visualization.figure import new_figure
+
 MIN_TILE = 32
 
 
 def image_grid(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Return (N, C, H, W) uint8 images as one (rows, columns, 3) uint8 image.
+    """(N, C, H, W) uint8 images, C 1 or 3, as one (height, width, 3) uint8 image.
 
-    Images below 32 pixels are enlarged by a whole factor, pixel by pixel, to be recognisable.
-    C is 1 or 3; the grid is about square unless ``columns`` is given.
+    Images below 32 pixels are enlarged by a whole factor, pixel by pixel. The grid is about square
+    unless ``columns`` is given.
     """
     n, channels, height, width = images.shape
     if channels not in (1, 3) or n == 0:
@@ -36,17 +39,15 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 2) -> np.n
 
 
 def scatter(points: Tensor) -> np.ndarray:
-    """Return a plot of (N, D >= 2) points, the first two coordinates, as a uint8 image."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    """A plot of (N, D >= 2) points, the first two coordinates, as a uint8 image."""
+    figure = new_figure(5, 5)
     axes = figure.add_subplot()
     x, y = points[:, 0].cpu().numpy(), points[:, 1].cpu().numpy()
     axes.scatter(x, y, s=3, alpha=0.5, linewidths=0)
     axes.set_aspect("equal", "datalim")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    # A figure is a web of references; left to later collections, a long run's memory would grow.
+    # A figure is full of reference cycles: without this, the memory of a long run would grow.
     del axes, figure
     gc.collect()
     return np.asarray(Image.open(buffer).convert("RGB"))
@@ -55,6 +56,15 @@ def scatter(points: Tensor) -> np.ndarray:
 def save_samples(samples: Tensor, path: str | Path) -> np.ndarray:
     """Write samples as one PNG, a grid of images or a plot of points, and return the image."""
     image = image_grid(samples) if samples.ndim == 4 else scatter(samples)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
+    save_image(image, path)
     return image
+
+
+def save_rows(images: Tensor, path: str | Path) -> None:
+    """Write (rows, columns, C, H, W) uint8 images as one PNG."""
+    save_image(image_grid(images.flatten(0, 1), columns=images.shape[1]), path)
+
+
+def save_image(image: np.ndarray, path: str | Path) -> None:
+    """Write an (H, W, 3) uint8 image as a PNG."""
+    write_atomically(path, lambda file: Image.fromarray(image).save(file, format="PNG"))

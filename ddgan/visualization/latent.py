@@ -1,20 +1,16 @@
 """SPI-GAN's latents as images: along the path h(0) → h(1), between two z, between two h(1)."""
 
-from pathlib import Path
-
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ddgan.diffusion import SampleNoise
 from ddgan.errors import UserError
 from ddgan.models import SPIGAN, GenerativeModel
-from ddgan.visualization.grid import image_grid
 
 
 @torch.no_grad()
 def along_path(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the images of h(t) for ``points`` times from 0 to 1 (SPI-GAN, Figs. 3 and 9).
+    """Images of h(t) for ``points`` times from 0 to 1 (SPI-GAN, Figs. 3 and 9).
 
     (rows, points, C, H, W) uint8, from the averaged generator. Row i follows sample i of ``seed``
     and ends with it.
@@ -26,7 +22,7 @@ def along_path(model: GenerativeModel, rows: int, points: int, seed: int = 0) ->
 
 @torch.no_grad()
 def between_noise(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the images of z = (1 - a) z' + a z'' for ``points`` a from 0 to 1 (Fig. 10).
+    """Images of z = (1 - a) z' + a z'' for ``points`` a from 0 to 1 (Fig. 10).
 
     The same shape as ``along_path``. Row i leads from sample i to sample rows + i, with the layer
     noise of the former.
@@ -39,23 +35,16 @@ def between_noise(model: GenerativeModel, rows: int, points: int, seed: int = 0)
 
 @torch.no_grad()
 def between_latents(model: GenerativeModel, rows: int, points: int, seed: int = 0) -> Tensor:
-    """Return the images of h(1) = (1 - a) h(1)' + a h(1)'' (Fig. 11), as ``between_noise``."""
+    """Images of h(1) = (1 - a) h(1)' + a h(1)'' (Fig. 11), as ``between_noise``."""
     model, z, noise = _start(model, rows, points, seed, partners=True)
     h = model.generator_ema.latents(z)[-1]
     return _render(model, _between(h[:rows], h[rows:], points), noise)
 
 
-def save_rows(images: Tensor, path: str | Path) -> None:
-    """Write (rows, points, C, H, W) uint8 images as one PNG."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    grid = image_grid(images.flatten(0, 1), columns=images.shape[1])
-    Image.fromarray(grid).save(path, format="PNG")
-
-
 def _start(
     model: GenerativeModel, rows: int, points: int, seed: int, partners: bool = False
 ) -> tuple[SPIGAN, Tensor, list[Tensor]]:
-    """Return the model, z of one sample per row and its partner, and the layer noise per row."""
+    """The model, z of one sample per row and its partner, and the layer noise per row."""
     if not isinstance(model, SPIGAN):
         raise UserError(
             f"the model is {type(model).__name__}, which has no latent path; expected SPIGAN"
@@ -68,12 +57,12 @@ def _start(
 
 
 def _between(start: Tensor, stop: Tensor, points: int) -> Tensor:
-    """Return (rows, points, …) equally spaced from ``start`` to ``stop``."""
+    """(rows, points, …) equally spaced from ``start`` to ``stop``."""
     a = torch.linspace(0, 1, points, device=start.device)
     return torch.stack([torch.lerp(start, stop, weight) for weight in a], dim=1)
 
 
 def _render(model: SPIGAN, h: Tensor, noise: list[Tensor]) -> Tensor:
-    """Return the images of latents (rows, points, D), with one layer noise for each row."""
+    """Images of latents (rows, points, D), with one layer noise for each row."""
     columns = [model.generator_ema.render(part, noise) for part in h.unbind(1)]
     return torch.stack([model.to_output(images) for images in columns], dim=1)

@@ -10,10 +10,11 @@ from torch import Tensor
 from ddgan.diffusion import SampleNoise
 from ddgan.errors import UserError
 from ddgan.models import DDGAN, GenerativeModel
+from ddgan.visualization.figure import new_figure, save_figure
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepDraws:
     """Draws of p(x_0 | x_t) for each of N examples at each t in {1, …, T}.
 
     ``x0`` is (N, …), ``x_t`` (T, N, …) and ``draws`` (T, num, N, …): images in [-1, 1], points.
@@ -24,12 +25,12 @@ class Draws:
     draws: Tensor
 
     def spread(self) -> list[float]:
-        """Return for each t the standard deviation between draws of the same x_t, on average."""
+        """For each t, the standard deviation between draws of the same x_t, on average."""
         return self.draws.var(dim=1).flatten(1).mean(1).sqrt().tolist()
 
 
 @torch.no_grad()
-def draw_each_step(model: GenerativeModel, samples: Tensor, num: int, seed: int = 0) -> Draws:
+def draw_each_step(model: GenerativeModel, samples: Tensor, num: int, seed: int = 0) -> StepDraws:
     """Diffuse ``samples`` to each t and draw x_0 again, ``num`` times each, with the average.
 
     ``samples`` are (N, C, H, W) uint8 images or (N, D) points. The same noise is used for every
@@ -58,7 +59,7 @@ def draw_each_step(model: GenerativeModel, samples: Tensor, num: int, seed: int 
         drawn = model.draw_x0(x_t.repeat(num, *[1] * (x_t.ndim - 1)), t, seed + 1)
         states.append(x_t)
         draws.append(drawn.unflatten(0, (num, n)))
-    return Draws(x0, torch.stack(states), torch.stack(draws))
+    return StepDraws(x0, torch.stack(states), torch.stack(draws))
 
 
 def plot_multimodal(
@@ -70,24 +71,16 @@ def plot_multimodal(
     """
     drawn = draw_each_step(model, samples, num, seed)
     figure = _points(drawn) if samples.ndim == 2 else _images(drawn)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
-def _titles(drawn: Draws) -> list[str]:
+def _titles(drawn: StepDraws) -> list[str]:
     return [f"t = {t}\nspread {s:.2f}" for t, s in enumerate(drawn.spread(), 1)]
 
 
-def _images(drawn: Draws):
-    from matplotlib.figure import Figure
-
+def _images(drawn: StepDraws):
     steps, num, n = drawn.draws.shape[:3]
-    size = 1.15
-    figure = Figure(
-        figsize=(size * (steps + 1) + 0.9, n * size * (num + 1) + 0.9),
-        dpi=110,
-        layout="constrained",
-    )
+    figure = new_figure(1.15 * (steps + 1) + 0.9, n * 1.15 * (num + 1) + 0.9, dpi=110)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     for example, part in enumerate(figure.subfigures(n, 1, squeeze=False)[:, 0]):
         grid = part.subplots(num + 1, steps + 1, squeeze=False)
@@ -112,11 +105,9 @@ def _show(axes, image: Tensor) -> None:
     axes.imshow(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels)
 
 
-def _points(drawn: Draws):
-    from matplotlib.figure import Figure
-
+def _points(drawn: StepDraws):
     steps, _, n = drawn.draws.shape[:3]
-    figure = Figure(figsize=(3.1 * steps, 3.7), dpi=110, layout="constrained")
+    figure = new_figure(3.1 * steps, 3.7, dpi=110)
     row = figure.subplots(1, steps, sharex=True, sharey=True, squeeze=False)[0]
     reach = 1.15 * float(torch.cat([drawn.x0, *drawn.x_t]).abs().max())
     for t, (axes, title) in enumerate(zip(row, _titles(drawn), strict=True)):

@@ -1,4 +1,4 @@
-"""The reverse SDE's way from noise to data against the straight path: SPI-GAN's Fig. 4, exactly."""
+"""The reverse SDE's path from noise to data against the straight one: SPI-GAN, Fig. 4, exactly."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ddgan.data import StackedDigits
 from ddgan.diffusion import StraightPath
-from ddgan.visualization.mixture import GaussianMixture
-from ddgan.visualization.reverse_sde import reverse_sde, vp_alpha_bar
+from ddgan.visualization.figure import new_figure, save_figure
+from ddgan.visualization.mixture import GaussianMixture, reverse_sde, vp_alpha_bar
 
 LINE = GaussianMixture(
     torch.tensor([0.35, 0.2, 0.45]),
@@ -24,16 +24,16 @@ PLANE = GaussianMixture(
 )
 COLUMNS = ("reverse SDE", "straight path")
 NUM_STEPS = 500
-# More ways than this are a tangle in the plane.
+# More paths are a tangle in the plane.
 IN_PLANE = 3
-# Images are shown at these shares of the way.
+# Shares of the path at which images are shown.
 SHARES = torch.linspace(0, 1, 9).tolist()
 
 
 def both_paths(
     data: GaussianMixture, num: int, seed: int, num_steps: int = NUM_STEPS
 ) -> tuple[Tensor, Tensor]:
-    """Return ``num`` paths from noise to data, (num_steps + 1, num, D) each, in float64.
+    """``num`` paths from noise to data, (num_steps + 1, num, D) each, in float64.
 
     The first are of the reverse SDE with the exact score of ``data``, from x_T ~ N(0, I); the
     second lead straight from the same x_T to the same x_0 (SPI-GAN, Eq. 7).
@@ -47,32 +47,28 @@ def both_paths(
 
 
 def path_lengths_of(paths: Tensor) -> Tensor:
-    """Return the lengths (N,) of paths (S, N, D), as sums over their S - 1 pieces."""
+    """Lengths (N,) of paths (S, N, D), summed over their S - 1 pieces."""
     return paths.diff(dim=0).norm(dim=-1).sum(0)
 
 
 def plot_paths(path: str | Path, num: int = 8, seed: int = 0) -> None:
-    """Draw both ways in one dimension over time, in the plane, and as images, as a PNG.
+    """Draw both paths in one dimension over time, in the plane, and as images, as a PNG.
 
-    Grey shows the exact density on the way. The digits' rows follow one x_T to one x_0 of 500
-    digits.
+    Grey shows the exact density. The digits' rows follow one x_T to one x_0 of 500 digits.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 12.2), dpi=100, layout="constrained")
+    figure = new_figure(11, 12.2)
     figure.get_layout_engine().set(h_pad=0.08)
     above, middle, below = figure.subfigures(3, 1, height_ratios=[3.4, 5.1, 3.0])
     _draw_line(above, num, seed)
     _draw_plane(middle, num, seed)
     _draw_digits(below, seed)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    save_figure(figure, path)
 
 
 def _draw_line(figure, num: int, seed: int) -> None:
     share = np.linspace(0, 1, 161)
     x = torch.linspace(-2.8, 2.8, 401, dtype=torch.float64)
-    # Along the way, the SDE's time runs from 1 to 0; i(t) mixes x_0 and an x_T almost free of it.
+    # The SDE's time runs from 1 to 0; i(t) mixes x_0 and an x_T almost independent of it.
     marginals = (
         [LINE.diffused(vp_alpha_bar(1 - s)) for s in share],
         [LINE.linear(s, (1 - s) ** 2) for s in share],
@@ -89,7 +85,7 @@ def _draw_line(figure, num: int, seed: int) -> None:
         for i in range(num):
             axes.plot(way, lines[:, i, 0], color=f"C{i}", linewidth=1.1)
         axes.set_title(f"{title}, one dimension over time")
-        axes.set_xlabel("share of the way from noise (0) to data (1)")
+        axes.set_xlabel("share of the path from noise (0) to data (1)")
     row[0].set_ylabel("x")
 
 
@@ -116,7 +112,7 @@ def _draw_plane(figure, num: int, seed: int) -> None:
 
 
 def _draw_digits(figure, seed: int) -> None:
-    figure.suptitle("a digit along both ways, at shares of the way", fontsize=12)
+    figure.suptitle("a digit along both paths, at shares of the path", fontsize=12)
     digits = StackedDigits(num_samples=500)
     # One of the three channels is one digit, in grey.
     images = torch.stack([digits[i]["x"][0] for i in range(len(digits))])

@@ -10,8 +10,7 @@ from scipy import integrate
 from scipy.stats import norm
 
 from ddgan.diffusion import Diffusion, ddim_step, linear_betas, sub_steps
-from ddgan.visualization.mixture import GaussianMixture
-from ddgan.visualization.reverse_sde import reverse_sde, vp_alpha_bar
+from ddgan.visualization.mixture import GaussianMixture, reverse_sde, vp_alpha_bar
 
 
 def test_linear_betas_are_those_of_ddpm():

@@ -1,7 +1,7 @@
 """Every experiment's small form from its command to its README, with trainings of four iterations.
 
-The commands of the stages are called in this process: starting Python takes longer than they do.
-That they run as processes, are interrupted and go on is tested in test_reproduce.py.
+The commands are called in this process: starting Python takes longer than they do. That they run as
+processes, are interrupted and continue is tested in test_reproduce.py.
 """
 
 import json
@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from ddgan.evaluation import record_path
-from ddgan.experiments import EXPERIMENTS, RUNS, Form, make_plan, stages
+from ddgan.experiments import EXPERIMENTS, TRAININGS, Options, make_plan, steps
+from ddgan.experiments.plan import figure_file
 
-ROOT = Path(__file__).parents[2]
 TINY = {
     "train_cfg.max_iters": 4,
     "train_dataloader.batch_size": 8,
@@ -39,15 +39,15 @@ def out(tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch, load_tool):
-    """Call the tools of the stages instead of starting them; returns the calls so far."""
+    """Call the tools instead of starting them; returns the calls so far."""
     made = []
 
-    def start(stage, log):
-        tool = load_tool(Path(stage.command[1]).stem)
-        made.append(stage.command)
+    def start(step, log):
+        tool = load_tool(Path(step.command[1]).stem)
+        made.append(step.command)
         status, text = 0, TextIOWrapper(log, write_through=True)
         with monkeypatch.context() as patch, redirect_stdout(text), redirect_stderr(text):
-            patch.setattr(sys, "argv", list(stage.command[1:]))
+            patch.setattr(sys, "argv", list(step.command[1:]))
             try:
                 tool.main()
             except SystemExit as error:
@@ -55,9 +55,11 @@ def calls(monkeypatch, load_tool):
         text.detach()
         return SimpleNamespace(poll=lambda: status, returncode=status)
 
-    monkeypatch.setattr(stages, "_start", start)
+    monkeypatch.setattr(steps, "start", start)
     # mmengine formats the config of each run several times, half a second each.
-    content = property(lambda config: f"config = {config.to_dict()!r}\n")
+    content = property(
+        lambda config: "".join(f"{key} = {value!r}\n" for key, value in config.to_dict().items())
+    )
     monkeypatch.setattr(mmengine.Config, "pretty_text", content)
     return made
 
@@ -70,14 +72,16 @@ def test_a_small_form_leaves_what_it_promises(name, out, calls, call_tool):
     status, output = call_tool(*command)
     assert status == 0, output
     experiment = EXPERIMENTS[name]
-    plan = make_plan(experiment, Form(out, ROOT, small=True, num=40, options=options))
-    assert all(stage.is_done() for stage in plan.stages)
+    plan = make_plan(experiment, Options(out, small=True, num=40, settings=options))
+    assert all(step.is_done() for step in plan.steps)
     readme = (plan.folder / "README.md").read_text()
-    assert set(re.findall(r"!\[.*\]\((.*)\)", readme)) == {f.file for f in experiment.figures}
+    assert set(re.findall(r"!\[.*\]\((.*)\)", readme)) == {
+        figure_file(*f) for f in experiment.figures
+    }
     for figure in experiment.figures:
-        assert np.asarray(Image.open(plan.folder / figure.file)).std() > 0, figure.file
+        assert np.asarray(Image.open(plan.folder / figure_file(*figure))).std() > 0, figure
     logs = re.findall(r"\[log\]\((.*?)\)", readme)
-    assert len(logs) == len(plan.stages)
+    assert len(logs) == len(plan.steps)
     assert all((plan.folder / log).is_file() for log in logs)
     for run, checkpoint in plan.checkpoints.items():
         check_records(checkpoint, experiment.small_metrics)
@@ -85,14 +89,14 @@ def test_a_small_form_leaves_what_it_promises(name, out, calls, call_tool):
             assert measured(run, readme) >= len(experiment.small_metrics)
         else:
             assert "Published and measured" not in readme
-    for run in experiment.runs:
-        assert (plan.runs[run] / Path(RUNS[run].small.config).name).is_file()
-        assert list(plan.runs[run].glob("*/vis_data/scalars.json"))
+    for name in experiment.trainings:
+        assert (plan.folders[name] / TRAININGS[name].small.config.name).is_file()
+        assert list(plan.folders[name].glob("*/vis_data/scalars.json"))
 
     made = len(calls)
     status, output = call_tool(*command)
     assert status == 0, output
-    assert output.count("done before") == len(plan.stages)
+    assert output.count("done before") == len(plan.steps)
     assert len(calls) == made
 
 
@@ -107,7 +111,7 @@ def check_records(checkpoint, metrics):
 def measured(run, readme):
     """Return how many of a run's columns "…, measured" have a value."""
     lines = readme.splitlines()
-    headings = next(line for line in lines if line.startswith("| run |")).split("|")
+    headings = next(line for line in lines if line.startswith("| training |")).split("|")
     cells = next(line for line in lines if line.startswith(f"| {run} |")).split("|")
     pairs = zip(headings, cells, strict=True)
     return sum(heading.endswith(", measured ") and "–" not in cell for heading, cell in pairs)
