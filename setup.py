@@ -45,8 +45,10 @@ setup(
         "demo": ["gradio>=6.31,<7"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
+            "mypy>=1.13",
             "ninja",
             "pybind11>=2.12",
             "torchdiffeq>=0.2.5",

@@ -63,7 +63,7 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad):
     x, weight = ctx.saved_tensors
-    wants_x, wants_weight, wants_bias, *_ = [*gradients_wanted(ctx), False]
+    wants_x, wants_weight, wants_bias = [*gradients_wanted(ctx), False][:3]
     grad = grad.contiguous(memory_format=layout_of(x))
     dx = dweight = dbias = None
     if wants_x:

@@ -37,8 +37,8 @@ def upfirdn2d(
     _check(x, shape, up, down, pads)
     learned = isinstance(kernel, Tensor) and kernel.requires_grad
     if learned or not compiled(x):
-        k = _kernel2d(kernel, x.device, accumulation_dtype(x))
-        return upfirdn2d_reference(x, k, up, down, pads, gain)
+        filter2d = _kernel2d(kernel, x.device, accumulation_dtype(x))
+        return upfirdn2d_reference(x, filter2d, up, down, pads, gain)
     k = None if taps is not None else _kernel2d(kernel, x.device, torch.float32)
     return kernels.upfirdn2d(x, taps or (), k, *up, *down, *pads, False, float(gain))
 
@@ -71,15 +71,17 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 def _four(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     if isinstance(padding, int):
         return (padding,) * 4
-    a, b, *rest = padding
-    return (a, b, *rest) if rest else (a, b, a, b)
+    if len(padding) == 2:
+        return (padding[0], padding[1]) * 2
+    left, right, top, bottom = padding
+    return left, right, top, bottom
 
 
 def _taps(kernel: Kernel) -> tuple[float, ...] | None:
     """The taps of a separable filter given as numbers; None for a tensor or a 2-D filter."""
     if isinstance(kernel, Tensor) or isinstance(kernel[0], Sequence):
         return None
-    return tuple([float(tap) for tap in kernel])
+    return tuple([float(tap) for tap in kernel])  # type: ignore[arg-type]
 
 
 def _kernel2d(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -73,7 +73,7 @@ def activation_bytes(network: nn.Module, *inputs: Tensor | None) -> int:
     """
     fake = FakeTensorMode()
     named = chain(network.named_parameters(), network.named_buffers())
-    state = {name: fake.from_tensor(tensor) for name, tensor in named}
+    state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in named}
     stand_ins = tuple(None if x is None else fake.from_tensor(x) for x in inputs)
     with torch.no_grad(), fake, _OutputBytes() as counter:
         functional_call(network, state, stand_ins)

@@ -37,7 +37,7 @@ def select_device(name: str = "auto") -> torch.device:
             raise ConfigError(f"device is {name!r}; expected cuda:0 to cuda:{count - 1}")
         return torch.device("cuda", int(index))
     # Slurm's own name is read as well: the device is chosen before the processes join.
-    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", 0))
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     if local >= count:
         raise ConfigError(
             f"process {local} of this machine needs a GPU of its own, but there are {count}; "
