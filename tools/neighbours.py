@@ -1,4 +1,4 @@
-"""Draw samples beside their nearest training images (DDGAN, Fig. 16 and 17).
+"""Draw samples next to their nearest training images (DDGAN, Fig. 16 and 17).
 
 python tools/neighbours.py CHECKPOINT --out neighbours.png
 """
@@ -19,11 +19,10 @@ from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
 from ddgan.engine.config import check_trusted_types
 from ddgan.errors import UserError
-from ddgan.evaluation import Neighbours, nearest_neighbours
-from ddgan.evaluation.sampled_features import extract
+from ddgan.evaluation.extractors import EXTRACTOR_BATCH, extract
+from ddgan.evaluation.manifold import Neighbours, nearest_neighbours
 from ddgan.registry import DATASETS, MODELS
-from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
-from ddgan.utils.device import set_up_cpu
+from ddgan.utils.cli import add_options, at_least, progress_bar, running
 from ddgan.visualization import image_grid
 
 EXTRACTORS = {
@@ -37,44 +36,30 @@ GAP = 8
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw samples beside their nearest training images."
+        description="Draw samples next to their nearest training images."
     )
-    parser.add_argument("checkpoint", help="iter_N.pth of a run, or a .safetensors release file")
-    parser.add_argument("--out", type=Path, required=True, help="a .png; a .json lies beside it")
-    parser.add_argument("--num", type=int, default=8, help="how many samples (default 8)")
-    parser.add_argument("--k", type=int, default=8, help="how many neighbours each (default 8)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser, "checkpoint")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a .png; a .json is written with it"
+    )
+    parser.add_argument("--num", type=at_least(1), default=8, help="samples (default 8)")
+    parser.add_argument("--k", type=at_least(1), default=8, help="neighbours of each (default 8)")
     parser.add_argument(
         "--extractor",
         default="vgg16",
-        help=f"where distances are taken: {', '.join(EXTRACTORS)}, or timm:NAME (default vgg16)",
+        help=f"the space of distances: {', '.join(EXTRACTORS)}, or timm:NAME (default vgg16)",
     )
     parser.add_argument("--weights", help="file of the extractor's weights")
-    parser.add_argument(
-        "--config", help="config whose training data is searched, instead of its own"
-    )
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action=OptionsAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="arguments of the data set to change: root=/data split=test",
-    )
-    parser.add_argument("--num-data", type=int, help="search the first so many images only")
-    parser.add_argument("--batch-size", type=int, default=50, help="images per pass")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.add_argument("--no-ema", action="store_true", help="use the generator as trained")
-    parser.add_argument(
-        "--import", nargs="+", default=[], dest="packages", help="packages that register modules"
-    )
+    parser.add_argument("--config", help="config whose training data is searched")
+    parser.add_argument("--num-data", type=at_least(1), help="search only the first N images")
+    add_options(parser, "--data", "--seed", "--device", "--no-ema", "--import")
     return parser.parse_args()
 
 
 def open_data(args: argparse.Namespace) -> Dataset:
-    """Return the data set to search."""
+    """Build the data set to search."""
     if args.config:
         config = load_config(args.config)
     else:
@@ -88,7 +73,7 @@ def open_data(args: argparse.Namespace) -> Dataset:
 
 
 def build_extractor(args: argparse.Namespace, image_shape: tuple[int, ...]) -> nn.Module:
-    """Return the extractor that the command line asks for."""
+    """Build the extractor that the command line names."""
     name = args.extractor
     weights = {} if args.weights is None else {"weights": args.weights}
     if name.startswith("timm:"):
@@ -104,13 +89,13 @@ def build_extractor(args: argparse.Namespace, image_shape: tuple[int, ...]) -> n
     return MODELS.build(config)
 
 
-def data_features(data: Dataset, extractor: nn.Module, args: argparse.Namespace) -> Tensor:
-    """Return the features of all images, (N, D) on the CPU."""
+def data_features(data: Dataset, extractor: nn.Module) -> Tensor:
+    """The features (N, D) of all images, on the CPU."""
     device = next(iter(extractor.parameters()), torch.empty(0)).device
     features = torch.empty(len(data), extractor.feature_dim)
     first = 0
     with progress_bar("features of the data", len(data)) as advance:
-        for batch in DataLoader(data, args.batch_size):
+        for batch in DataLoader(data, EXTRACTOR_BATCH):
             images = batch["x"].to(device)
             features[first : first + len(images)] = extract(extractor, images)["features"]
             first += len(images)
@@ -119,7 +104,7 @@ def data_features(data: Dataset, extractor: nn.Module, args: argparse.Namespace)
 
 
 def image(samples: Tensor, data: Dataset, found: Neighbours) -> np.ndarray:
-    """Return an image with a row for each sample: itself, a gap, and its neighbours."""
+    """An image with a row for each sample: the sample, a gap, and its neighbours."""
     nearest = torch.stack([data[i]["x"] for i in found.indices.flatten().tolist()])
     left = image_grid(samples, columns=1)
     right = image_grid(nearest, columns=found.indices.shape[1])
@@ -130,7 +115,7 @@ def image(samples: Tensor, data: Dataset, found: Neighbours) -> np.ndarray:
 def record(
     args: argparse.Namespace, data: Dataset, extractor: nn.Module, found: Neighbours
 ) -> dict[str, Any]:
-    """Return what the JSON file says."""
+    """The content of the JSON file."""
     whole = data.dataset if isinstance(data, Subset) else data
     return {
         "checkpoint": args.checkpoint,
@@ -150,13 +135,9 @@ def record(
 def main() -> None:
     """Sample, search, draw and write."""
     args = parse_args()
-    set_up_cpu()
-    with user_errors():
-        if min(args.num, args.k, args.batch_size) < 1 or (args.num_data or 1) < 1:
-            raise UserError("--num, --k, --num-data and --batch-size: expected at least 1")
+    with running(args):
         if args.out.suffix != ".png":
             raise UserError(f"--out is {str(args.out)!r}; expected a name that ends in .png")
-        import_packages(args.packages)
         model = load_model(args.checkpoint, args.device)
         if len(model.data_shape) != 3:
             raise UserError("the model makes points; nearest neighbours are drawn of images")
@@ -174,7 +155,7 @@ def main() -> None:
             use_ema=not args.no_ema,
         )
         queries = extract(extractor, samples)["features"]
-        found = nearest_neighbours(queries, data_features(data, extractor, args), args.k)
+        found = nearest_neighbours(queries, data_features(data, extractor), args.k)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image(samples, data, found)).save(args.out)
         details = args.out.with_suffix(".json")

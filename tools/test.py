@@ -6,13 +6,13 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine import Config
-from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
 from ddgan.engine.config import check_trusted_types
-from ddgan.engine.evaluation_hook import config_name
 from ddgan.errors import UserError
+from ddgan.evaluation.cache import features_root
 from ddgan.evaluation.evaluator import (
     EvaluationOptions,
     Evaluator,
@@ -20,19 +20,17 @@ from ddgan.evaluation.evaluator import (
     build_metrics,
     reference_dataset,
 )
-from ddgan.evaluation.real_data import no_progress
-from ddgan.evaluation.records import write_record
-from ddgan.evaluation.stored_tensors import features_root
-from ddgan.utils.cli import OptionsAction, import_packages, progress_bar, user_errors
-from ddgan.utils.device import set_up_cpu
+from ddgan.evaluation.features import no_progress
+from ddgan.evaluation.records import config_name, write_record
+from ddgan.utils.cli import add_options, at_least, progress_bar, running
 from ddgan.utils.distributed import init_process_group, select_device
 
-# Other processes wait for the main one while it computes the metrics.
+# The other processes wait for the main one while it computes the metrics.
 _TIMEOUT = 6 * 3600
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Measure metrics of a trained model.")
     parser.add_argument(
         "files",
@@ -47,12 +45,9 @@ def parse_args() -> argparse.Namespace:
         help="fid, is, kid, precision, recall, density, coverage, fd_dinov2, time, nfe, and the "
         "names in config.evaluation",
     )
-    parser.add_argument("--num", type=int, help="how many samples, instead of the metric's own")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, help="changes the samples by rounding at most")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.add_argument("--no-ema", action="store_true", help="use the generator as trained")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    parser.add_argument(
+        "--num", type=at_least(1), help="how many samples, instead of the metric's own number"
+    )
     parser.add_argument("--real", type=Path, help="compare with this .npz file (mu and sigma)")
     parser.add_argument(
         "--export-real", type=Path, help="write what the samples are compared with to this .npz"
@@ -60,23 +55,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--keep-features", action="store_true", help="keep the features of the samples when done"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionsAction,
-        metavar="KEY=VALUE",
-        help="settings to change, such as evaluation.fid.num=10000",
-    )
-    parser.add_argument(
-        "--import", nargs="+", default=[], dest="packages", help="packages that register modules"
+    add_options(parser, "--seed", "--batch-size", "--device", "--no-ema", "--import", "--launcher")
+    add_options(
+        parser, "--cfg-options", help="settings to change, such as evaluation.fid.num=10000"
     )
     return parser.parse_args()
 
 
-def choose_files(
-    files: list[str], options: dict[str, Any] | None
-) -> tuple[Config, Path, dict[str, Any]]:
-    """Return the config, the checkpoint and what records say of it."""
+def choose_files(files: list[str], options: dict[str, Any]) -> tuple[Config, Path, dict[str, Any]]:
+    """Find the config, the checkpoint, and what records say of the checkpoint."""
     configs = [f for f in files if f.endswith(".py")]
     checkpoints = [f for f in files if not f.endswith(".py")]
     if len(configs) > 1 or len(checkpoints) > 1:
@@ -89,14 +76,14 @@ def choose_files(
     if configs:
         config = load_config(configs[0], options)
         return config, path, {**source, "config": Path(configs[0]).stem}
-    own.merge_from_dict(options or {})
+    own.merge_from_dict(options)
     for part in ("evaluation", "evaluation_dataset", "train_dataloader"):
         check_trusted_types(own.get(part, {}), part)
     return own, path, source
 
 
 def newest_checkpoint(configs: list[str], root: str = "work_dirs") -> Path:
-    """Return the checkpoint written last in any run, or in the run of the config."""
+    """Find the checkpoint written last in any run, or in the run of the config."""
     run = Path(configs[0]).stem if configs else "*"
     found = sorted(Path(root).glob(f"{run}/iter_*.pth"), key=lambda p: p.stat().st_mtime)
     if not found:
@@ -109,13 +96,7 @@ def newest_checkpoint(configs: list[str], root: str = "work_dirs") -> Path:
 def main() -> None:
     """Measure, print and write the records."""
     args = parse_args()
-    set_up_cpu()
-    with user_errors():
-        if args.num is not None and args.num < 1:
-            raise UserError(f"--num is {args.num}; expected at least 1")
-        if args.batch_size is not None and args.batch_size < 1:
-            raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
-        import_packages(args.packages)
+    with running(args):
         if args.launcher != "none":
             init_process_group(args.launcher, select_device(args.device), None, _TIMEOUT)
         try:
@@ -126,17 +107,20 @@ def main() -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Evaluate with the other processes, if any."""
+    """Evaluate together with the other processes, if any."""
     config, path, source = choose_files(args.files, args.cfg_options)
     own = {name: dict(entry) for name, entry in config.get("evaluation", {}).items()}
     if args.batch_size and "time" in args.metric:
         own["time"] = {**own.get("time", {}), "batch_size": args.batch_size}
     metrics = build_metrics(args.metric, own)
     model = load_model(path, args.device)
+    # Free memory differs between processes; the main one decides.
+    batch_size = [args.batch_size or auto_batch_size(model)]
+    broadcast_object_list(batch_size)
     options = EvaluationOptions(
         num=args.num,
         seed=args.seed,
-        batch_size=args.batch_size or agreed(auto_batch_size(model)),
+        batch_size=batch_size[0],
         use_ema=not args.no_ema,
         features_root=features_root(path),
         keep_features=args.keep_features,
@@ -148,7 +132,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     def report(name: str, result: Result) -> None:
         protocol = {**source, **result.protocol}
-        # First, so that a record that cannot be written does not cost the numbers.
+        # Printed first, so that a record that cannot be written does not cost the numbers.
         print(summary(name, result.values), flush=True)
         print(f"  {write_record(path, name, result.values, protocol, result.version)}", flush=True)
 
@@ -160,16 +144,8 @@ def evaluate(args: argparse.Namespace) -> None:
         print(f"what samples are compared with is in {args.export_real}")
 
 
-def agreed(value: int) -> int:
-    """Return the main process's value: the memory at hand differs between processes."""
-    box = [value]
-    if get_dist_info()[1] > 1:
-        broadcast_object_list(box)
-    return box[0]
-
-
-def summary(name: str, values: dict) -> str:
-    """Return one line for a person."""
+def summary(name: str, values: dict[str, Any]) -> str:
+    """One line for a person: the metric's main value first."""
     if name == "modes":
         line = f"modes: {values['modes']} / {values['num_modes']}  KL: {values['kl']:.3f}"
         shown = ("modes", "num_modes", "kl")

@@ -18,24 +18,23 @@ from ddgan.evaluation.evaluator import (
     build_metrics,
     reference_dataset,
 )
-from ddgan.evaluation.records import read_record, record_path, write_record
+from ddgan.evaluation.records import config_name, read_record, record_path, write_record
 from ddgan.registry import HOOKS
 from ddgan.utils.files import write_atomically
 
-_LOWER = {"fid", "fd_dinov2", "kid", "kl", "kl_uniform", "seconds"}
-_HIGHER = {"is", "precision", "recall", "density", "coverage", "modes", "high_quality"}
-# A best value of an earlier run is comparable if these are as they were.
-_SAME = ("num", "seed", "ema", "extractor", "real")
+# The best value of an earlier run is comparable if these are as they were.
+_SAME = ("version", "num", "seed", "ema", "extractor", "real")
 
 
 @HOOKS.register_module()
 class EvaluateMetrics(Hook):
     """Measure metrics of the averaged generator every ``interval`` iterations and at the end.
 
-    ``metric`` is a name, or several, as ``tools/test.py --metric`` has them. Each value goes to
+    ``metric`` is a name, or several, as in ``tools/test.py --metric``. Each value goes to
     TensorBoard and each result to a record ``iter_N_<metric>.json`` in the run's folder. The
-    checkpoint with the best ``best`` among the values (by default the first metric's own) is kept
-    as ``best_<value>.pth``. ``num`` takes the place of the metrics' own numbers of samples.
+    checkpoint with the best value ``best`` (by default that of the first metric) is kept as
+    ``best_<value>.pth``; metrics say which way is better, ``lower_is_better`` says it for values
+    of which they do not. ``num`` replaces the metrics' own numbers of samples.
     """
 
     priority = "LOW"
@@ -58,19 +57,12 @@ class EvaluateMetrics(Hook):
         self.seed = seed
         self.batch_size = at_least_one("EvaluateMetrics: batch_size", batch_size)
         self.best = best or self.names[0]
-        if lower_is_better is None:
-            if self.best not in _LOWER | _HIGHER:
-                raise ValueError(
-                    f"EvaluateMetrics: which {self.best!r} is better is not known; set "
-                    "lower_is_better to True or False"
-                )
-            lower_is_better = self.best in _LOWER
         self.lower_is_better = lower_is_better
         self._due = False
         self._best: tuple[float, dict[str, Any]] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Load extractors and real statistics, and the best result so far of a resumed run."""
+        """Load extractors and reference sets, and the best result so far of a resumed run."""
         config = runner.cfg
         loader = runner.train_loop.dataloader
 
@@ -81,6 +73,8 @@ class EvaluateMetrics(Hook):
             num=self.num, seed=self.seed, batch_size=self.batch_size, num_workers=loader.num_workers
         )
         metrics = build_metrics(self.names, config.get("evaluation", {}))
+        if self.lower_is_better is None:
+            self.lower_is_better = not _higher_is_better(metrics, self.best)
         self._evaluator = Evaluator(metrics, open_dataset, config.model.to_dict(), options)
         self._evaluator.prepare(runner.model)
         if runner.train_loop.iter > 0:
@@ -89,12 +83,12 @@ class EvaluateMetrics(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        """Measure where it is due; all processes take part."""
+        """Measure when it is due; all processes take part."""
         if runner.train_loop.preempted:
-            return  # There is little time left, which the checkpoint needs.
+            return  # There is little time left, and the checkpoint needs it.
         done = batch_idx + 1
         self._due |= is_due(runner, done, self.interval)
-        # Amid accumulated gradients the best state could not be saved whole.
+        # In the middle of accumulated gradients the best state could not be saved completely.
         if not (self._due and runner.train_loop.window_ended):
             return
         self._due = False
@@ -115,23 +109,23 @@ class EvaluateMetrics(Hook):
         runner.visualizer.add_scalars(scalars, step=done)
         listed = "  ".join(f"{key.removeprefix('metrics/')} {v:.4g}" for key, v in scalars.items())
         runner.logger.info(f"iter {done}  {listed}")
-        self._keep_best(runner, done, results)
+        self._keep_best(runner, results)
 
-    def _keep_best(self, runner: Runner, done: int, results: dict[str, Result]) -> None:
-        owner = next((name for name, one in results.items() if self.best in one.values), None)
-        if owner is None:
+    def _keep_best(self, runner: Runner, results: dict[str, Result]) -> None:
+        result = next((one for one in results.values() if self.best in one.values), None)
+        if result is None:
             raise ConfigError(
                 f"EvaluateMetrics: no metric has a value {self.best!r}; expected one of "
                 f"{sorted({key for one in results.values() for key in one.values})}"
             )
-        result = results[owner]
         value = float(result.values[self.best])
-        if not self._is_better(value, result.protocol):
+        protocol = {**result.protocol, "version": result.version}
+        if not self._is_better(value, protocol):
             return
         path = self._path(runner)
-        save_beside_the_others(runner, path)
+        _save_apart(runner, path)
         write_record(path, self.best, result.values, result.protocol, result.version)
-        self._best = (value, result.protocol)
+        self._best = (value, protocol)
         runner.logger.info(f"Saved {path}, the best {self.best} so far: {value:.4g}")
 
     def _is_better(self, value: float, protocol: dict[str, Any]) -> bool:
@@ -151,19 +145,23 @@ class EvaluateMetrics(Hook):
         value = record and record["values"].get(self.best)
         if not isinstance(value, (int, float)):
             return None
-        return float(value), record["protocol"]
+        return float(value), {**record["protocol"], "version": record["version"]}
 
 
-def config_name(config: Any) -> str | None:
-    """Return the name of an experiment: of its config's file, or of its run's folder."""
-    if filename := getattr(config, "filename", None):
-        return Path(filename).stem
-    name = config.get("experiment_name") or config.get("work_dir")
-    return Path(name).name if name else None
+def _higher_is_better(metrics: dict[str, Any], value: str) -> bool:
+    known: dict[str, bool] = {}
+    for metric in metrics.values():
+        known |= getattr(metric, "higher_is_better", {})
+    if value not in known:
+        raise ConfigError(
+            f"EvaluateMetrics: best is {value!r}, but the metrics do not say which way it is "
+            f"better; set lower_is_better to True or False, or best to one of {sorted(known)}"
+        )
+    return known[value]
 
 
-def save_beside_the_others(runner: Runner, path: Path) -> None:
-    """Save the state of training to ``path``, which is not to be the newest of the run."""
+def _save_apart(runner: Runner, path: Path) -> None:
+    """Save the state of training to ``path`` without making it the run's newest checkpoint."""
     pointer = path.with_name(LAST_CHECKPOINT)
     before = pointer.read_text() if pointer.exists() else None
     runner.save_training_state(path)

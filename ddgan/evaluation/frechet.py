@@ -1,4 +1,4 @@
-"""The Fréchet distance between Gaussians, and the statistics of features that it takes."""
+"""The Fréchet distance between Gaussians, and the statistics of features that it compares."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ class FeatureStatistics:
 
 
 class StatisticsAccumulator:
-    """Mean and covariance of features that arrive in parts, or in several processes.
+    """Mean and covariance of features that arrive in parts, in float64 on the features' device.
 
     ``num``, ``mean`` (D,) and ``scatter`` (D, D), the sum of the outer products of the deviations
-    from the mean, are merged pairwise (Chan et al. 1979), in float64 on the features' device.
+    from the mean, are updated part by part (Chan et al. 1979).
     """
 
     def __init__(self) -> None:
@@ -30,31 +30,19 @@ class StatisticsAccumulator:
 
     @torch.no_grad()
     def add(self, features: Tensor | np.ndarray) -> None:
-        """Take features (N, D) in; raises ValueError for another shape."""
+        """Take in features (N, D); raises ValueError for another shape."""
         features = torch.as_tensor(features).double()
         if features.ndim != 2 or (self.num and features.shape[1] != len(self.mean)):
             expected = "(N, D)" if self.mean is None else f"(N, {len(self.mean)})"
             raise ValueError(f"features have shape {tuple(features.shape)}; expected {expected}")
-        if len(features):
-            mean = features.mean(dim=0)
-            centred = features - mean
-            self._merge(len(features), mean, centred.T @ centred)
-
-    def merge(self, other: "StatisticsAccumulator") -> None:
-        """Take in what another accumulator has seen."""
-        if other.num:
-            device = other.mean.device if self.mean is None else self.mean.device
-            self._merge(other.num, other.mean.to(device), other.scatter.to(device))
-
-    def statistics(self) -> FeatureStatistics:
-        """Return the statistics so far, on the CPU; raises ValueError for less than two samples."""
-        if self.num < 2:
-            raise ValueError(f"there are {self.num} features; a covariance needs at least 2")
-        return FeatureStatistics(self.mean.cpu(), (self.scatter / (self.num - 1)).cpu(), self.num)
-
-    def _merge(self, num: int, mean: Tensor, scatter: Tensor) -> None:
+        num = len(features)
+        if num == 0:
+            return
+        mean = features.mean(dim=0)
+        centred = features - mean
+        scatter = centred.T @ centred
         if self.mean is None:
-            self.num, self.mean, self.scatter = num, mean.clone(), scatter.clone()
+            self.num, self.mean, self.scatter = num, mean, scatter
             return
         total = self.num + num
         delta = mean - self.mean
@@ -62,9 +50,15 @@ class StatisticsAccumulator:
         self.mean = self.mean + delta * (num / total)
         self.num = total
 
+    def statistics(self) -> FeatureStatistics:
+        """The statistics so far, on the CPU; raises ValueError for fewer than two features."""
+        if self.num < 2:
+            raise ValueError(f"there are {self.num} features; a covariance needs at least 2")
+        return FeatureStatistics(self.mean.cpu(), (self.scatter / (self.num - 1)).cpu(), self.num)
+
 
 def feature_statistics(features: Tensor | np.ndarray) -> FeatureStatistics:
-    """Return the statistics of features (N >= 2, D)."""
+    """The statistics of features (N >= 2, D)."""
     accumulator = StatisticsAccumulator()
     for part in torch.as_tensor(features).split(4096):
         accumulator.add(part)
@@ -77,7 +71,7 @@ def frechet_distance(
     mu2: Tensor | np.ndarray,
     sigma2: Tensor | np.ndarray,
 ) -> float:
-    """Return |mu1 - mu2|² + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)), in float64.
+    """|mu1 - mu2|² + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)), in float64.
 
     ``mu`` are means (D,) and ``sigma`` covariances (D, D), of full rank or not. The trace of the
     root is the sum of the roots of the eigenvalues of the product. (Heusel et al. 2017, Eq. 6.)

@@ -1,76 +1,101 @@
-"""Improved precision and recall, density and coverage: real and generated samples as balls.
+"""Nearest neighbours in a feature space, and the metrics that are built on them.
 
-A set of samples stands for the union of the balls around its members whose radius is the distance
-to the k-th nearest other member.
+A set of samples stands for the union of the closed balls around its members; a ball's radius is the
+distance from its centre to the k-th nearest other member. Distances are computed in float64, block
+by block, so that memory does not grow with the product of the numbers of samples.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddgan.evaluation.neighbours import (
-    Tiles,
-    blocks_of_rows,
-    check_features,
-    full_precision,
-    search,
-    squared_distances,
-)
+# Rows of a block: 2048 x 2048 distances fit a processor's cache, GPUs need larger products.
+_BLOCK = {"cpu": 2048, "cuda": 8192}
 
 
-class _Balls(NamedTuple):
-    """Centres (N, D) and squared radii (N,), float64."""
+class Neighbours(NamedTuple):
+    """Euclidean distances (N, k), float64 and ascending, and indices (N, k) of the neighbours."""
 
-    centres: Tensor
-    squared_radii: Tensor
+    distances: Tensor
+    indices: Tensor
+
+
+class _Block(NamedTuple):
+    rows: slice
+    vectors: Tensor
+    squared_lengths: Tensor
+
+
+@torch.no_grad()
+def nearest_neighbours(
+    queries: Tensor | np.ndarray, references: Tensor | np.ndarray, k: int = 5
+) -> Neighbours:
+    """Find the ``k`` nearest ``references`` (M, D) of each of the ``queries`` (N, D).
+
+    Distances are sums of squared differences, so a copy is at distance 0. Runs on the device of the
+    queries and needs N x M distances at once. Raises ValueError for features that do not fit
+    together or are not finite, and for fewer than k references.
+    """
+    queries = _checked("queries", queries)
+    references = _checked("references", references).to(queries.device)
+    if references.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} features and references {references.shape[1]}; "
+            "expected features of one extractor"
+        )
+    if not 1 <= k <= len(references):
+        raise ValueError(f"k is {k}; expected 1 to {len(references)}, the number of references")
+    distances = [
+        torch.cdist(queries.double(), part.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        for part in references.split(_block_size(queries))
+    ]
+    return Neighbours(*torch.cat(distances, dim=1).topk(k, largest=False))
 
 
 @torch.no_grad()
 def precision_recall_density_coverage(
     real: Tensor | np.ndarray, fake: Tensor | np.ndarray, k: int = 5
 ) -> dict[str, float]:
-    """Return precision, recall, density and coverage of features ``fake`` (M, D), ``real`` (N, D).
+    """Compare features ``fake`` (M, D) of samples with features ``real`` (N, D).
 
-    Precision is the share of fake samples inside at least one real ball; recall that of real
-    samples inside a fake ball (Kynkäänniemi et al. 2019, Eq. 1 and 2). Density is the mean number
-    of real balls that a fake sample is in, divided by k; coverage the share of real balls with a
-    fake sample in them (Naeem et al. 2020, Eq. 2 and 3).
+    Precision is the share of samples inside at least one real ball, recall the share of real
+    images inside a fake ball (Kynkäänniemi et al. 2019, Eq. 1 and 2). Density is the mean number
+    of real balls around a sample divided by k, coverage the share of real balls with a sample
+    inside (Naeem et al. 2020, Eq. 2 and 3).
 
-    A ball is open: a sample on its surface is outside, as in Naeem et al.; a copy of the k-th
-    neighbour therefore does not count. Distances are compared as in float64. The working memory
-    beside the features does not depend on N and M but for a few vectors of that length. It runs on
-    the device of ``real``. Raises ValueError for features that do not fit together or at most k
-    samples.
+    A point on the surface of a ball, up to float64 rounding, is inside, as in torch-fidelity; the
+    package prdc leaves it outside, which differs for copies of real images. Runs on the device of
+    ``real``. Raises ValueError for features that do not fit together or are not finite, and for at
+    most k of either.
     """
-    real = check_features("real features", real)
-    fake = check_features("fake features", fake).to(real.device)
+    real = _checked("real features", real)
+    fake = _checked("fake features", fake).to(real.device)
     if real.shape[1] != fake.shape[1] or not 1 <= k < min(len(real), len(fake)):
         raise ValueError(
             f"features are {tuple(real.shape)} (real) and {tuple(fake.shape)} (fake) and k is {k}; "
             "expected one number of features, and more than k >= 1 samples of each"
         )
-    real_balls = _Balls(real, search(real, real, k, own=True)[0][:, -1])
-    fake_balls = _Balls(fake, search(fake, fake, k, own=True)[0][:, -1])
+    # Differences from a common centre keep the terms, and so the rounding errors, small.
+    centre = real.mean(dim=0, dtype=torch.float64)
+    lengths = [b.squared_lengths.max() for x in (real, fake) for b in _blocks(x, centre)]
+    rounding = (real.shape[1] + 16) * torch.finfo(torch.float64).eps * torch.stack(lengths).max()
+    real_limit = _squared_radii(real, centre, k) + rounding
+    fake_limit = _squared_radii(fake, centre, k) + rounding
     precise = torch.zeros(len(fake), dtype=torch.bool, device=real.device)
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     covered = torch.zeros_like(recalled)
     hits = 0
-    with full_precision():
-        tiles = Tiles(real, fake)
-        for i in tiles.rows():
-            x = tiles.vectors(real, i)
-            for j in tiles.columns():
-                y = tiles.vectors(fake, j)
-                tile = tiles.estimates(x, y)
-                error = (tiles.bound * x[1], tiles.bound * y[1])
-                ball, sample = _inside(tile, error, _part(real_balls, i, tiles), fake[j:])
-                covered[i + ball] = True
-                precise[j + sample] = True
-                hits += len(ball)
-                _, sample = _inside(tile.T, error[::-1], _part(fake_balls, j, tiles), real[i:])
-                recalled[i + sample] = True
+    for x in _blocks(real, centre):
+        for y in _blocks(fake, centre):
+            squared = _squared_distances(x, y)
+            in_real_ball = squared <= real_limit[x.rows, None]
+            precise[y.rows] |= in_real_ball.any(dim=0)
+            covered[x.rows] |= in_real_ball.any(dim=1)
+            hits += in_real_ball.sum().item()
+            recalled[x.rows] |= (squared <= fake_limit[y.rows]).any(dim=1)
     return {
         "precision": precise.double().mean().item(),
         "recall": recalled.double().mean().item(),
@@ -79,25 +104,47 @@ def precision_recall_density_coverage(
     }
 
 
-def _part(balls: _Balls, start: int, tiles: Tiles) -> _Balls:
-    return _Balls(*(part[start : start + tiles.size] for part in balls))
+def _squared_radii(features: Tensor, centre: Tensor, k: int) -> Tensor:
+    """The squared distance (N,) of each row to the k-th nearest other row."""
+    nearest = torch.full((len(features), k), torch.inf, dtype=torch.float64, device=features.device)
+
+    def update(rows: slice, squared: Tensor) -> None:
+        own = squared.topk(min(k, squared.shape[1]), largest=False, sorted=False).values
+        both = torch.cat([nearest[rows], own], dim=1)
+        nearest[rows] = both.topk(k, largest=False, sorted=False).values
+
+    for x in _blocks(features, centre):
+        # The matrix is symmetric: its upper half serves both.
+        for y in _blocks(features, centre, first=x.rows.start):
+            squared = _squared_distances(x, y)
+            if x.rows == y.rows:
+                squared.fill_diagonal_(torch.inf)
+            else:
+                update(y.rows, squared.T)
+            update(x.rows, squared)
+    return nearest.amax(dim=1)
 
 
-def _inside(
-    tile: Tensor, error: tuple[Tensor, Tensor], balls: _Balls, samples: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the pairs (ball, sample) in which the sample is inside the ball.
+def _blocks(features: Tensor, centre: Tensor, first: int = 0) -> Iterator[_Block]:
+    for start in range(first, len(features), _block_size(features)):
+        vectors = features[start : start + _block_size(features)].double() - centre
+        yield _Block(slice(start, start + len(vectors)), vectors, vectors.square().sum(dim=1))
 
-    ``tile`` (balls, samples) holds estimates of the squared distances, and the sum of the two
-    ``error`` vectors bounds their errors.
-    """
-    limit = (balls.squared_radii + error[0]).to(tile.dtype)
-    ball, sample = (tile <= limit[:, None] + error[1]).nonzero(as_tuple=True)
-    slack = tile[ball, sample] - balls.squared_radii[ball]
-    keep = slack < -(error[0][ball] + error[1][sample])
-    doubtful = (~keep).nonzero().flatten()
-    for rows in blocks_of_rows(len(doubtful), samples.shape[1]):
-        pairs = doubtful[rows]
-        exact = squared_distances(balls.centres[ball[pairs]], samples[sample[pairs]])
-        keep[pairs] = exact < balls.squared_radii[ball[pairs]]
-    return ball[keep], sample[keep]
+
+def _block_size(features: Tensor) -> int:
+    return _BLOCK.get(features.device.type, 2048)
+
+
+def _squared_distances(x: _Block, y: _Block) -> Tensor:
+    products = torch.addmm(y.squared_lengths, x.vectors, y.vectors.T, alpha=-2)
+    return products.add_(x.squared_lengths[:, None])
+
+
+def _checked(what: str, features: Tensor | np.ndarray) -> Tensor:
+    features = torch.as_tensor(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"{what} have shape {tuple(features.shape)}; expected (N >= 1, D >= 1)")
+    # A sum is not finite if an entry is not, and needs no array of the size of the features.
+    if not features.sum(dtype=torch.float64).isfinite():
+        raise ValueError(f"{what} have values that are not finite")
+    return features

@@ -1,13 +1,235 @@
-"""Metrics as components of a config: each turns samples into a record's values."""
+"""Metrics as components of a config: of a model, of its samples, or of features of its samples."""
 
-from typing import Any
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor
 
 from ddgan.data import Gaussians25
+from ddgan.errors import UserError
 from ddgan.evaluation.digit_classifier import digit_classifier, stacked_digit_distribution
+from ddgan.evaluation.frechet import FeatureStatistics, feature_statistics, frechet_distance
+from ddgan.evaluation.manifold import precision_recall_density_coverage
+from ddgan.evaluation.mnist_classifier import (
+    MnistClassifier,
+    mnist_classifier,
+    real_mode_coverage,
+    stacked_mnist_distribution,
+)
 from ddgan.evaluation.modes import finite_sample_floor, gaussian_mode_coverage, mode_coverage
+from ddgan.evaluation.optional_packages import import_torch_fidelity, torch_fidelity_version
+from ddgan.evaluation.sampling_time import count_evaluations, sampling_times
+from ddgan.models import GenerativeModel
 from ddgan.registry import METRICS
+
+Features = Mapping[str, Tensor]
+Real = FeatureStatistics | Features | None
+
+# The seed of torch-fidelity's own command line, for what it draws.
+_RNG_SEED = 2020
+# What the names on the command line stand for. Names with equal configs are one computation.
+DEFAULT_METRICS: dict[str, dict[str, Any]] = {
+    "fid": {"type": "FrechetDistance"},
+    "is": {"type": "InceptionScore"},
+    "kid": {"type": "KernelDistance"},
+    "precision": {"type": "PrecisionRecall"},
+    "recall": {"type": "PrecisionRecall"},
+    "density": {"type": "DensityCoverage"},
+    "coverage": {"type": "DensityCoverage"},
+    "fd_dinov2": {
+        "type": "FrechetDistance",
+        "extractor": {"type": "DINOv2Extractor"},
+        "label": "fd_dinov2",
+    },
+    "time": {"type": "SamplingTime"},
+    "nfe": {"type": "FunctionEvaluations"},
+}
+
+
+class FeatureMetric(ABC):
+    """A number, or a few, from the features of samples and of real images.
+
+    ``extractor`` is the config of the component of MODELS that computes the features, ``num`` the
+    number of samples. ``needs`` names the real data to compare with: nothing, the statistics of all
+    images, or the features of ``num_real`` images at most (None: all). ``version`` changes when the
+    values do. ``higher_is_better`` says for each value which way is better.
+    """
+
+    needs: ClassVar[Literal["nothing", "statistics", "features"]]
+    higher_is_better: Mapping[str, bool] = {}
+    extractor: dict[str, Any]
+    num: int
+    num_real: int | None = None
+    version: str
+
+    @abstractmethod
+    def __call__(self, fake: Features, real: Real) -> dict[str, float]:
+        """The values for an extractor's outputs for the samples, and the real data."""
+
+
+@METRICS.register_module()
+class FrechetDistance(FeatureMetric):
+    """The Fréchet distance of features, FID by default: 50,000 samples against all of the data.
+
+    The value is called ``label``. Covariances have the divisor n - 1. (Heusel et al. 2017.)
+    """
+
+    needs = "statistics"
+    version = "1"
+
+    def __init__(
+        self, extractor: dict[str, Any] | None = None, num: int = 50_000, label: str = "fid"
+    ) -> None:
+        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
+        self.num = num
+        self.label = label
+        self.higher_is_better = {label: False}
+
+    def __call__(self, fake: Features, real: Real) -> dict[str, float]:
+        """The distance."""
+        own = feature_statistics(fake["features"])
+        return {self.label: frechet_distance(own.mean, own.cov, real.mean, real.cov)}
+
+
+@METRICS.register_module()
+class InceptionScore(FeatureMetric):
+    """The inception score, mean and standard deviation over ``splits`` parts of the samples.
+
+    Computed by torch-fidelity in float64. (Salimans et al. 2016.)
+    """
+
+    needs = "nothing"
+    higher_is_better: ClassVar = {"is": True}
+
+    def __init__(
+        self, extractor: dict[str, Any] | None = None, num: int = 50_000, splits: int = 10
+    ) -> None:
+        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
+        self.num = num
+        self.splits = splits
+        self.version = f"1, torch-fidelity {torch_fidelity_version()}"
+
+    def __call__(self, fake: Features, real: Real = None) -> dict[str, float]:
+        """The score; raises UserError for an extractor without logits or too few samples."""
+        if "logits" not in fake:
+            raise UserError(f"the inception score needs logits, which {self.extractor} has not")
+        if len(fake["logits"]) < self.splits:
+            raise UserError(
+                f"there are {len(fake['logits'])} samples for the {self.splits} splits of the "
+                "inception score; expected at least one each"
+            )
+        import_torch_fidelity()
+        from torch_fidelity.metric_isc import isc_features_to_metric
+
+        values = isc_features_to_metric(
+            fake["logits"].cpu(), splits=self.splits, shuffle=True, rng_seed=_RNG_SEED
+        )
+        return {"is": values["inception_score_mean"], "is_std": values["inception_score_std"]}
+
+
+@METRICS.register_module()
+class KernelDistance(FeatureMetric):
+    """KID: the squared MMD of a cubic kernel, mean and deviation over subsets drawn with a seed.
+
+    Computed by torch-fidelity in float64. (Bińkowski et al. 2018.)
+    """
+
+    needs = "features"
+    higher_is_better: ClassVar = {"kid": False}
+
+    def __init__(
+        self,
+        extractor: dict[str, Any] | None = None,
+        num: int = 50_000,
+        num_real: int | None = 50_000,
+        subsets: int = 100,
+        subset_size: int = 1000,
+    ) -> None:
+        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
+        self.num, self.num_real = num, num_real
+        self.subsets, self.subset_size = subsets, subset_size
+        self.version = f"1, torch-fidelity {torch_fidelity_version()}"
+
+    def __call__(self, fake: Features, real: Real) -> dict[str, float]:
+        """The distance; raises UserError for fewer images than a subset has."""
+        _check_enough(fake, real, self.subset_size, "KID with subset_size")
+        import_torch_fidelity()
+        from torch_fidelity.metric_kid import kid_features_to_metric
+
+        values = kid_features_to_metric(
+            fake["features"].double(),
+            real["features"].double(),
+            kid_subsets=self.subsets,
+            kid_subset_size=self.subset_size,
+            rng_seed=_RNG_SEED,
+            verbose=False,
+        )
+        return {
+            "kid": values["kernel_inception_distance_mean"],
+            "kid_std": values["kernel_inception_distance_std"],
+        }
+
+
+class _ManifoldMetric(FeatureMetric):
+    """Two of the four values of ``precision_recall_density_coverage``, in VGG16's features."""
+
+    needs = "features"
+    # 1: precision and recall in float32 by torch-fidelity, density and coverage with open balls.
+    version = "2"
+
+    def __init__(
+        self, extractor: dict[str, Any] | None, num: int, num_real: int | None, k: int
+    ) -> None:
+        self.extractor = dict(extractor or {"type": "VGG16Extractor"})
+        self.num, self.num_real, self.k = num, num_real, k
+
+    def __call__(self, fake: Features, real: Real) -> dict[str, float]:
+        """The values; raises UserError for at most k images."""
+        names = tuple(self.higher_is_better)
+        _check_enough(fake, real, self.k + 1, f"{' and '.join(names)} with k + 1")
+        values = precision_recall_density_coverage(real["features"], fake["features"], self.k)
+        return {name: values[name] for name in names}
+
+
+@METRICS.register_module()
+class PrecisionRecall(_ManifoldMetric):
+    """Improved precision and recall, with balls to the ``k``-th neighbour in VGG16's features.
+
+    (Kynkäänniemi et al. 2019: k = 3, 50,000 images each.)
+    """
+
+    higher_is_better: ClassVar = {"precision": True, "recall": True}
+
+    def __init__(
+        self,
+        extractor: dict[str, Any] | None = None,
+        num: int = 50_000,
+        num_real: int | None = 50_000,
+        k: int = 3,
+    ) -> None:
+        super().__init__(extractor, num, num_real, k)
+
+
+@METRICS.register_module()
+class DensityCoverage(_ManifoldMetric):
+    """Density and coverage, with balls to the ``k``-th neighbour in VGG16's features.
+
+    (Naeem et al. 2020: k = 5, 10,000 images each.)
+    """
+
+    higher_is_better: ClassVar = {"density": True, "coverage": True}
+
+    def __init__(
+        self,
+        extractor: dict[str, Any] | None = None,
+        num: int = 10_000,
+        num_real: int | None = 10_000,
+        k: int = 5,
+    ) -> None:
+        super().__init__(extractor, num, num_real, k)
 
 
 @METRICS.register_module()
@@ -17,20 +239,54 @@ class DigitModes:
     Samples are (N, 3, 8, 8) uint8. The data's distribution is that of the training digits.
     """
 
+    higher_is_better: ClassVar = {"modes": True, "kl": False, "kl_uniform": False}
+
     def __init__(self, num: int = 10_000):
         self.num = num
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
-        """Return the coverage with the classifier's accuracy and the KL of perfect samples."""
+        """The coverage, the classifier's accuracy and the KL of perfect samples."""
         classifier = digit_classifier()
         labels = classifier.modes(samples.cpu().numpy())
-        coverage = mode_coverage(labels, 1000, stacked_digit_distribution())
-        return {
-            **coverage._asdict(),
-            "kl_uniform": mode_coverage(labels, 1000).kl,
-            "kl_floor": finite_sample_floor(len(labels), 1000),
-            "classifier_accuracy": classifier.held_out_accuracy,
-        }
+        return _stacked_modes(labels, stacked_digit_distribution(), classifier.held_out_accuracy)
+
+
+@METRICS.register_module()
+class MnistModes:
+    """Modes of StackedMNIST that samples cover, and KL(samples || data) in nats.
+
+    Samples are (N, 3, H, W) uint8, at least 28x28. ``root`` holds MNIST's IDX files; the
+    classifier is trained on them at first use. The data's distribution is that of the training
+    digits. (DDGAN, Table 3, after Lin et al. 2018.)
+    """
+
+    higher_is_better: ClassVar = {"modes": True, "kl": False, "kl_uniform": False}
+
+    def __init__(self, root: str = "data/mnist", num: int = 25_600):
+        self.root = root
+        self.num = num
+
+    @functools.cached_property
+    def classifier(self) -> MnistClassifier:
+        """The classifier, read or trained at the first access."""
+        return mnist_classifier(self.root)
+
+    def __call__(self, samples: Tensor) -> dict[str, Any]:
+        """The coverage, the classifier's accuracy and the coverage of as many real triples."""
+        classifier = self.classifier.to(samples.device)
+        labels, distribution = classifier.modes(samples), stacked_mnist_distribution(self.root)
+        real = real_mode_coverage(classifier, self.root, len(samples))
+        values = _stacked_modes(labels, distribution, classifier.held_out_accuracy)
+        return {**values, "real_modes": real.modes, "real_kl": real.kl}
+
+
+def _stacked_modes(labels: np.ndarray, distribution: np.ndarray, accuracy: float) -> dict[str, Any]:
+    return {
+        **mode_coverage(labels, 1000, distribution)._asdict(),
+        "kl_uniform": mode_coverage(labels, 1000).kl,
+        "kl_floor": finite_sample_floor(len(labels), 1000),
+        "classifier_accuracy": accuracy,
+    }
 
 
 @METRICS.register_module()
@@ -40,11 +296,80 @@ class GaussianModes:
     Samples are (N, 2); one within four standard deviations of a centre is good.
     """
 
+    higher_is_better: ClassVar = {"modes": True, "kl": False, "high_quality": True}
+
     def __init__(self, num: int = 10_000):
         self.num = num
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
-        """Return the coverage and the KL of perfect samples."""
+        """The coverage, and the KL of perfect samples."""
         data = Gaussians25()
         coverage = gaussian_mode_coverage(samples.cpu().numpy(), data.centres, data.std)
         return {**coverage._asdict(), "kl_floor": finite_sample_floor(len(samples), 25)}
+
+
+class ModelMetric(ABC):
+    """A metric of a model itself, rather than of a set of its samples."""
+
+    version = "1"
+
+    @abstractmethod
+    def __call__(self, model: GenerativeModel, use_ema: bool) -> dict[str, Any]:
+        """The values for the averaged generator, or for the one as trained."""
+
+
+@METRICS.register_module()
+class SamplingTime(ModelMetric):
+    """Seconds for a batch of samples: median and quartiles of ``repeats`` batches (Table 4).
+
+    The papers' batch has 100 samples (DDGAN, Sec. 5.1).
+    """
+
+    higher_is_better: ClassVar = {"seconds": False, "images_per_second": True}
+
+    def __init__(self, batch_size: int = 100, warmup: int = 3, repeats: int = 10):
+        if batch_size < 1 or warmup < 0 or repeats < 1:
+            raise ValueError(
+                f"SamplingTime: batch_size is {batch_size}, warmup {warmup} and repeats {repeats}; "
+                "expected at least 1, 0 and 1"
+            )
+        self.batch_size = batch_size
+        self.warmup = warmup
+        self.repeats = repeats
+
+    def __call__(self, model: GenerativeModel, use_ema: bool = True) -> dict[str, Any]:
+        """The median, the quartiles and the extremes, in seconds per batch."""
+        times = sampling_times(model, self.batch_size, self.warmup, self.repeats, use_ema)
+        low, q25, median, q75, high = np.quantile(times, [0, 0.25, 0.5, 0.75, 1]).tolist()
+        return {
+            "seconds": median,
+            "seconds_q25": q25,
+            "seconds_q75": q75,
+            "seconds_min": low,
+            "seconds_max": high,
+            "images_per_second": self.batch_size / median,
+            "batch_size": self.batch_size,
+            "warmup": self.warmup,
+            "repeats": self.repeats,
+            "nfe": count_evaluations(model, use_ema),
+        }
+
+
+@METRICS.register_module()
+class FunctionEvaluations(ModelMetric):
+    """The number of evaluations of the generator that a sample takes, as counted."""
+
+    higher_is_better: ClassVar = {"nfe": False}
+
+    def __call__(self, model: GenerativeModel, use_ema: bool = True) -> dict[str, Any]:
+        """The count, as "nfe"."""
+        return {"nfe": count_evaluations(model, use_ema)}
+
+
+def _check_enough(fake: Features, real: Features, least: int, what: str) -> None:
+    counts = len(fake["features"]), len(real["features"])
+    if min(counts) < least:
+        raise UserError(
+            f"there are {counts[0]} samples and {counts[1]} real images for {what} = {least}; "
+            "expected at least as many of each"
+        )

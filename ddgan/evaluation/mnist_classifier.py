@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddgan.data import StackedMNIST, load_mnist_images
+from ddgan.evaluation.cache import cache_root, key_of, load_tensors, save_tensors
+from ddgan.evaluation.features import Progress, no_progress
 from ddgan.evaluation.modes import ModeCoverage, mode_coverage
-from ddgan.evaluation.real_data import Progress, no_progress
-from ddgan.evaluation.shards import key_of
-from ddgan.evaluation.stored_tensors import cache_root, load_tensors, save_tensors
 from ddgan.registry import MODELS
 from ddgan.utils.files import sha256
 

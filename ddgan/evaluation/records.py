@@ -1,11 +1,11 @@
-"""Results as JSON beside the checkpoint that they were measured on, with their protocol."""
+"""Results as JSON files next to the checkpoint that was measured, with their protocol."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import ddgan
+from ddgan.utils.files import write_atomically
 
 # A record of one result is a few KiB; anything much larger is something else.
 _MOST_BYTES = 2**20
@@ -13,7 +13,7 @@ _KEYS = {"metric": str, "version": str, "values": dict, "protocol": dict}
 
 
 def record_path(checkpoint: str | Path, metric: str) -> Path:
-    """Return where the record of a metric of a checkpoint is kept."""
+    """The path of the record of a metric of a checkpoint."""
     path = Path(checkpoint)
     return path.with_name(f"{path.stem}_{metric}.json")
 
@@ -25,9 +25,9 @@ def write_record(
     protocol: dict[str, Any],
     version: str = "1",
 ) -> Path:
-    """Write ``values`` and the protocol that they were measured by, and return the file.
+    """Write ``values`` and how they were measured; returns the path of the record.
 
-    ``version`` is that of the metric's definition.
+    ``version`` is the version of the metric's definition.
     """
     path = record_path(checkpoint, metric)
     record = {
@@ -36,14 +36,12 @@ def write_record(
         "values": values,
         "protocol": {"checkpoint": Path(checkpoint).name, "ddgan": ddgan.__version__, **protocol},
     }
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
     return path
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Return the record in a file, or None if the file holds something else."""
+    """The record in a file, or None if the file holds something else."""
     path = Path(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -60,13 +58,21 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the records in a folder and below it, in the order of their files' names.
+    """The records in a folder and below it, in the order of their files' names.
 
-    Each has "metric", "version", "values" and "protocol". Files that are no records are passed
-    over. Raises FileNotFoundError if there is no such folder.
+    Each has "metric", "version", "values" and "protocol". Files that are not records are skipped.
+    Raises FileNotFoundError if the folder does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; name a run's, or work_dirs")
+        raise FileNotFoundError(f"{folder} is not a folder; name a run's folder, or work_dirs")
     found = [read_record(path) for path in sorted(folder.rglob("*.json"))]
     return [record for record in found if record is not None]
+
+
+def config_name(config: Any) -> str | None:
+    """The name of an experiment in its records: of its config's file, or of its run's folder."""
+    if filename := getattr(config, "filename", None):
+        return Path(filename).stem
+    name = config.get("experiment_name") or config.get("work_dir")
+    return Path(name).name if name else None

@@ -2,25 +2,22 @@
 
 import hashlib
 import logging
-import os
-import urllib.error
-import urllib.request
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddgan.errors import CheckpointError, UserError
-from ddgan.evaluation.stored_tensors import cache_root
+from ddgan.evaluation.cache import cache_root
+from ddgan.utils.files import file_sha256
 
-_CHUNK = 2**20
 _TIMEOUT_S = 30
 
 
@@ -33,26 +30,25 @@ class PublishedWeights:
     sha256: str
 
     def find(self, path: str | Path | None = None) -> tuple[Path, str]:
-        """Return the file and its SHA-256: ``path``, or the one in the cache, or downloaded there.
+        """The file and its SHA-256: ``path``, or the one in the cache, or a download into it.
 
-        A file named by ``path`` is taken as it is, with a warning if it is not the published one;
-        in the cache, ``$DDGAN_CACHE/weights`` or ``~/.cache/ddgan/weights``, the digest has to be
-        right. Raises UserError if there is none to be had.
+        A file named by ``path`` is taken as it is, with a warning if it is not the published one.
+        The cache is ``$DDGAN_CACHE/weights`` or ``~/.cache/ddgan/weights``; a file there must have
+        the right digest. Raises UserError if the weights can be had from nowhere.
         """
         if path is not None:
-            digest = file_digest(path)
+            digest = weights_digest(path)
             if digest != self.sha256:
                 print_log(
                     f"{path} has the SHA-256 {digest}, not that of {self.file} ({self.sha256}); "
-                    "what is measured with it does not compare with published values",
+                    "values measured with it do not compare with published ones",
                     "current",
                     logging.WARNING,
                 )
             return Path(path), digest
-        cached = weights_folder() / self.file
+        cached = cache_root() / "weights" / self.file
         if cached.is_file():
-            digest = file_digest(cached)
-            if digest == self.sha256:
+            if (digest := weights_digest(cached)) == self.sha256:
                 return cached, digest
             print_log(
                 f"{cached} is damaged (SHA-256 {digest}, expected {self.sha256}) and is downloaded "
@@ -64,52 +60,40 @@ class PublishedWeights:
         return cached, self.sha256
 
     def _download(self, target: Path) -> None:
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        print_log(f"downloading {self.file} from {self.url} to {target.parent}", "current")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = _fetch(self.url, part)
-            if digest != self.sha256:
-                raise UserError(
-                    f"{self.url} has the SHA-256 {digest}, expected {self.sha256}: it is not what "
-                    f"was published, or the transfer failed. {self._way_out(target)}"
-                )
-            os.replace(part, target)
-        except (OSError, HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            with _socket_timeout(_TIMEOUT_S):
+                torch.hub.download_url_to_file(self.url, str(target), hash_prefix=self.sha256)
+        # A wrong digest is a RuntimeError.
+        except (OSError, HTTPException, RuntimeError) as error:
             raise UserError(
-                f"{self.file} cannot be downloaded from {self.url} ({reason}). "
-                f"{self._way_out(target)}"
+                f"{self.file} cannot be downloaded from {self.url}: {error}. On a computer that "
+                f"can, download it, check that its SHA-256 is {self.sha256}, and put it at "
+                f"{target}, or name the file in the extractor's argument 'weights'"
             ) from None
-        finally:
-            with suppress(OSError):
-                part.unlink()
-
-    def _way_out(self, target: Path) -> str:
-        return (
-            f"On a computer that can, download it, check that its SHA-256 is {self.sha256}, and "
-            f"put it at {target}, or name the file in the extractor's argument 'weights'"
-        )
 
 
-def weights_folder() -> Path:
-    """Return the folder of downloaded weights."""
-    return cache_root() / "weights"
-
-
-def file_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file; raises UserError if there is none."""
-    digest = hashlib.sha256()
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def weights_digest(path: str | Path) -> str:
+    """The SHA-256 of a file; raises UserError if it cannot be read."""
+    try:
+        return file_sha256(path)
     except OSError as error:
         raise UserError(f"weights {str(path)!r} cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def parameters_digest(module: nn.Module) -> str:
-    """Return a SHA-256 of the names, types, shapes and values of the tensors of a module."""
+    """A SHA-256 of the names, types, shapes and values of a module's tensors."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
@@ -120,7 +104,7 @@ def parameters_digest(module: nn.Module) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors or torch file by name; no code in it is executed.
+    """The tensors of a .safetensors or torch file by name; no code in it is executed.
 
     Raises CheckpointError for a file that is damaged, or holds anything but a dict of tensors.
     """
@@ -136,22 +120,3 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} does not hold a dict of tensors, as a file of weights does")
     return dict(state)
-
-
-def _fetch(url: str, target: Path) -> str:
-    """Write what is at ``url`` to a file, showing progress, and return its SHA-256."""
-    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn()]
-    digest = hashlib.sha256()
-    with (
-        urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response,
-        open(target, "wb") as file,
-        Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress,
-    ):
-        length = response.headers.get("Content-Length")
-        name = url.rsplit("/", 1)[-1]
-        task = progress.add_task(f"downloading {name}", total=int(length) if length else None)
-        while chunk := response.read(_CHUNK):
-            file.write(chunk)
-            digest.update(chunk)
-            progress.advance(task, len(chunk))
-    return digest.hexdigest()

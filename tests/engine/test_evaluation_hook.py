@@ -138,7 +138,6 @@ def test_two_processes_measure_what_one_does(start_ranks, tmp_path, train):
     ("arguments", "message"),
     [
         ({"metric": []}, "metric is empty"),
-        ({"metric": "spread"}, "which 'spread' is better is not known; set lower_is_better"),
         ({"metric": "fid", "interval": 0}, "interval is 0"),
         ({"metric": "fid", "num": 0}, "num is 0"),
     ],
@@ -148,8 +147,17 @@ def test_bad_arguments_are_named(arguments, message):
         EvaluateMetrics(**arguments)
 
 
-def test_a_metric_that_does_not_exist_is_found_before_training(train, tmp_path):
-    hook = {"type": "EvaluateMetrics", "metric": "fidd", "best": "kl"}
-    with pytest.raises(UserError, match=r"\['fidd'\] is not in the config's evaluation"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "fidd", "best": "kl"}, r"\['fidd'\] is not in the config's evaluation"),
+        ({"metric": "modes", "best": "num_modes"}, "best is 'num_modes'.*set lower_is_better"),
+    ],
+)
+def test_a_metric_that_cannot_be_followed_is_found_before_training(
+    train, tmp_path, arguments, message
+):
+    hook = {"type": "EvaluateMetrics", **arguments}
+    with pytest.raises(UserError, match=message):
         train("points", tmp_path, custom_hooks=[hook])
     assert not list(tmp_path.glob("iter_*"))

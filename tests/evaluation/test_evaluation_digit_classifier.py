@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from ddgan.data import StackedDigits, load_digit_images
-from ddgan.evaluation import (
-    DigitClassifier,
-    digit_classifier,
-    mode_coverage,
-    stacked_digit_distribution,
-)
+from ddgan.evaluation import DigitClassifier, digit_classifier, mode_coverage
+from ddgan.evaluation.digit_classifier import stacked_digit_distribution
 
 
 def test_held_out_accuracy_is_that_on_the_test_split():

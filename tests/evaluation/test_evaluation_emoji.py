@@ -11,8 +11,7 @@ from PIL import Image, ImageFilter
 
 from ddgan.data import ImageMemmap
 from ddgan.data.decoding import to_image, to_tensor
-from ddgan.evaluation.frechet import feature_statistics, frechet_distance
-from ddgan.evaluation.pretrained_extractors import EfficientNetLite0Extractor
+from ddgan.evaluation import EfficientNetLite0Extractor, feature_statistics, frechet_distance
 
 NUM = 240
 

@@ -23,9 +23,9 @@ from ddgan.evaluation import (
     frechet_distance,
     optional_packages,
 )
-from ddgan.evaluation.extractors import normalised
+from ddgan.evaluation.extractors import extract, normalised
 from ddgan.evaluation.optional_packages import import_timm, import_torch_fidelity
-from ddgan.evaluation.weights import file_digest
+from ddgan.utils.files import file_sha256
 
 
 def noise(n, channels=3, size=20, seed=0):
@@ -66,7 +66,7 @@ def check(extractor, images):
 def test_inception_is_that_of_torch_fidelity(inception_file):
     extractor = InceptionExtractor(weights=str(inception_file))
     assert (extractor.name, extractor.feature_dim) == ("inception_fid", 2048)
-    assert extractor.weights_digest == file_digest(inception_file)
+    assert extractor.weights_digest == file_sha256(inception_file)
     images = noise(2)
     outputs = check(extractor, images)
     assert outputs["logits"].shape == (2, 1008)
@@ -163,7 +163,7 @@ def test_timm_network_with_weights_of_a_file(folder):
     torch.save(network.state_dict(), path)
     extractor = TimmExtractor("mobilenetv3_small_050", weights=str(path), image_size=64)
     assert extractor.name == "timm_mobilenetv3_small_050_64"
-    assert extractor.weights_digest == file_digest(path)
+    assert extractor.weights_digest == file_sha256(path)
     images = noise(2, size=64)
     outputs = check(extractor, images)
     x = normalised(images, (64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -302,3 +302,16 @@ def test_nothing_optional_is_imported_before_it_is_used(tool_environment):
         [sys.executable, "-c", code], env=tool_environment, capture_output=True, check=True
     )
     assert json.loads(result.stdout) == []
+
+
+def test_grey_images_and_large_batches_are_extracted():
+    sizes = []
+
+    def extractor(images):
+        sizes.append(tuple(images.shape))
+        return {"features": images.flatten(1).float()}
+
+    x = torch.randint(0, 256, (120, 1, 2, 2), dtype=torch.uint8)
+    features = extract(extractor, x)["features"]
+    assert torch.equal(features, x.expand(-1, 3, -1, -1).flatten(1).float())
+    assert sizes == [(50, 3, 2, 2), (50, 3, 2, 2), (20, 3, 2, 2)]

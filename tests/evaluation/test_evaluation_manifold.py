@@ -4,9 +4,11 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prdc import compute_prdc
 
-from ddgan.evaluation import manifold, neighbours, precision_recall_density_coverage
+from ddgan.evaluation import manifold, nearest_neighbours, precision_recall_density_coverage
 from ddgan.evaluation.optional_packages import import_torch_fidelity
 
 NAMES = ["precision", "recall", "density", "coverage"]
@@ -25,66 +27,58 @@ def by_loops(real, fake, k):
     real, fake = real.astype(np.float64), fake.astype(np.float64)
 
     def radii(x):
-        return [np.sort(np.linalg.norm(x - centre, axis=1))[k] for centre in x]
+        # Norms are rounded; a point on the surface is to be inside.
+        return [np.sort(np.linalg.norm(x - centre, axis=1))[k] * (1 + 1e-12) for centre in x]
 
     distances = np.array([[np.linalg.norm(r - f) for f in fake] for r in real])
-    in_real = distances < np.array(radii(real))[:, None]
-    in_fake = distances < np.array(radii(fake))[None]
+    in_real = distances <= np.array(radii(real))[:, None]
+    in_fake = distances <= np.array(radii(fake))[None]
     values = [in_real.any(0).mean(), in_fake.any(1).mean(), in_real.sum(0).mean() / k]
     return dict(zip(NAMES, [*values, in_real.any(1).mean()], strict=True))
 
 
-def prdc(real, fake, k):
+def by_torch_fidelity(real, fake, k):
+    import_torch_fidelity()
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    real, fake = (torch.from_numpy(x).double() for x in (real, fake))
+    values = prc_features_to_metric(fake, real, prc_neighborhood=k, verbose=False)
+    return {name: values[name] for name in NAMES[:2]}
+
+
+def by_prdc(real, fake, k):
     with contextlib.redirect_stdout(io.StringIO()):
         return compute_prdc(real, fake, k)
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles much smaller than the data, that do not divide it."""
-    original = neighbours.Tiles.__init__
-
-    def init(self, *arguments):
-        original(self, *arguments)
-        self.size = 48
-
-    monkeypatch.setattr(neighbours.Tiles, "__init__", init)
-    monkeypatch.setattr(neighbours, "_MAX_ENTRIES", 1000)
+def small_blocks(monkeypatch):
+    """Blocks much smaller than the data, which do not divide it."""
+    monkeypatch.setattr(manifold, "_BLOCK", {"cpu": 48})
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize(("n", "m", "dim"), [(600, 500, 64), (300, 700, 300)])
-def test_agrees_with_prdc(n, m, dim, k):
+def test_agrees_with_prdc_and_torch_fidelity(n, m, dim, k):
+    """No point of these is on a surface, where the two disagree."""
     real, fake = features(n, dim, 1), features(m, dim, 2, spread=0.9, offset=2.02)
     values = precision_recall_density_coverage(real, fake, k)
     assert list(values) == NAMES
-    assert values == pytest.approx(prdc(real, fake, k), abs=1e-6)
+    assert values == pytest.approx(by_prdc(real, fake, k), abs=1e-6)
+    theirs = by_torch_fidelity(real, fake, k)
+    assert {name: values[name] for name in theirs} == pytest.approx(theirs, abs=1e-6)
     assert 0.05 < values["recall"] < 0.95  # the comparison says something
 
 
-@pytest.mark.parametrize("k", [3, 5])
-def test_agrees_with_torch_fidelity(k):
-    import_torch_fidelity()
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    real, fake = features(500, 64, 3), features(400, 64, 4, spread=0.8)
-    values = precision_recall_density_coverage(real, fake, k)
-    theirs = prc_features_to_metric(
-        torch.from_numpy(fake), torch.from_numpy(real), prc_neighborhood=k, verbose=False
-    )
-    assert values["precision"] == pytest.approx(theirs["precision"], abs=1e-6)
-    assert values["recall"] == pytest.approx(theirs["recall"], abs=1e-6)
-
-
-@pytest.mark.usefixtures("small_tiles")
-def test_tiles_do_not_change_the_definition():
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_do_not_change_the_definition():
     real, fake = features(110, 20, 5), features(97, 20, 6, spread=0.9)
     for k in (1, 4):
         values = precision_recall_density_coverage(real, fake, k)
         assert values == pytest.approx(by_loops(real, fake, k), abs=1e-12)
 
 
-@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.usefixtures("small_blocks")
 def test_decides_in_float64_what_float32_cannot():
     """Clusters so far from one another that float32 sees no distances within them."""
     rng = np.random.default_rng(7)
@@ -94,27 +88,35 @@ def test_decides_in_float64_what_float32_cannot():
     assert values == pytest.approx(by_loops(real, fake, 3), abs=1e-12)
 
 
-def test_a_copy_of_the_kth_neighbour_is_outside():
-    """Balls are open, and memorised samples lie on their surface exactly."""
-    real = np.arange(6.0)[:, None] ** 2  # distances to the nearest: 1 1 3 5 7 9
+@pytest.mark.usefixtures("small_blocks")
+def test_a_copy_of_the_kth_neighbour_is_inside():
+    """Balls are closed, as torch-fidelity's: memorised samples lie on surfaces exactly."""
+    real = (np.arange(6.0)[:, None] ** 2).astype(np.float32)  # to the nearest: 1 1 3 5 7 9
     fake = real[[1, 4]]
     values = precision_recall_density_coverage(real, fake, 1)
-    # The copy of 1 is in its own ball alone: on the surface of those around 0 and 4.
-    assert values == {"precision": 1, "recall": 1, "density": 1, "coverage": 2 / 6}
+    # The copy of 1 is in the balls around 0, 1, 4 and the copy of 16 in those around 16 and 25.
+    assert values == {"precision": 1, "recall": 1, "density": 5 / 2, "coverage": 5 / 6}
+    assert by_torch_fidelity(real, fake, 1) == {"precision": 1, "recall": 1}
+    # In many dimensions rounding puts copies on either side of the surface, but not here.
+    real = features(150, 700, 12)
+    copies = real[np.random.default_rng(0).permutation(150)[:60]]
+    values = precision_recall_density_coverage(real, copies, 1)
+    assert values == pytest.approx(by_loops(real, copies, 1), abs=1e-12)
 
 
 def test_collapsed_and_perfect_samples():
     real = features(200, 32, 8)
     same = precision_recall_density_coverage(real, real.copy(), 5)
-    assert same == {"precision": 1, "recall": 1, "density": pytest.approx(1), "coverage": 1}
+    # Each sample is in its own ball and, as everyone's k-th neighbour on average, in k others.
+    assert same == {"precision": 1, "recall": 1, "density": pytest.approx(6 / 5), "coverage": 1}
     collapsed = np.repeat(real[:1], 50, axis=0)
     values = precision_recall_density_coverage(real, collapsed, 5)
     assert values["precision"] == 1
-    assert values["recall"] == 0  # all balls have the radius 0
+    assert values["recall"] == 1 / 200  # all balls have the radius 0
     assert values["coverage"] < 0.2
 
 
-def test_does_not_depend_on_order_offset_or_dtype():
+def test_does_not_depend_on_order_offset_dtype_or_precision_of_products():
     real, fake = features(250, 32, 9), features(240, 32, 10, spread=0.9)
     expected = precision_recall_density_coverage(real, fake)
     rng = np.random.default_rng(0)
@@ -122,32 +124,25 @@ def test_does_not_depend_on_order_offset_or_dtype():
     assert shuffled == expected
     moved = [x.astype(np.float64) + 512 for x in (real, fake)]
     assert precision_recall_density_coverage(*moved) == expected
-
-
-def test_a_reduced_precision_for_matrix_products_is_not_used():
-    real, fake = features(300, 64, 11), features(280, 64, 12, spread=0.9)
-    expected = precision_recall_density_coverage(real, fake)
     torch.set_float32_matmul_precision("medium")
     try:
         assert precision_recall_density_coverage(real, fake) == expected
-        assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
 
 
 def test_no_array_grows_with_the_product_of_the_numbers(monkeypatch):
-    """Not even where all samples are inside all balls."""
     largest = 0
-    original = manifold._inside
+    original = manifold._squared_distances
 
-    def inside(tile, *arguments):
+    def squared_distances(x, y):
         nonlocal largest
-        largest = max(largest, tile.numel())
-        return original(tile, *arguments)
+        distances = original(x, y)
+        largest = max(largest, distances.numel())
+        return distances
 
-    monkeypatch.setattr(manifold, "_inside", inside)
-    real, fake = features(4100, 4, 13), features(2100, 4, 14)
-    precision_recall_density_coverage(real, fake)
+    monkeypatch.setattr(manifold, "_squared_distances", squared_distances)
+    precision_recall_density_coverage(features(4100, 4, 13), features(2100, 4, 14))
     assert largest == 2048 * 2048
 
 
@@ -173,3 +168,40 @@ def test_a_gpu_gives_the_same_values():
     real, fake = (torch.from_numpy(features(3000, 64, s)) for s in (15, 16))
     expected = precision_recall_density_coverage(real, fake)
     assert precision_recall_density_coverage(real.cuda(), fake.cuda()) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    m=st.integers(1, 40),
+    dim=st.integers(1, 20),
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([1e-6, 1.0, 1e5]),
+)
+def test_finds_the_neighbours_that_sorting_finds(n, m, dim, seed, scale):
+    rng = np.random.default_rng(seed)
+    queries, references = (scale * rng.normal(size=(count, dim)) + 7 for count in (n, m))
+    k = int(rng.integers(1, m + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifold, "_BLOCK", {"cpu": 16})
+        found = nearest_neighbours(queries, references, k)
+    distances = np.linalg.norm(queries[:, None] - references[None], axis=-1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(distances, order, axis=1)
+    np.testing.assert_allclose(found.distances, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.indices, order)
+
+
+def test_a_copy_is_at_distance_zero_and_near_copies_differ():
+    x = torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) + 1000
+    near = torch.cat([x, x[:10].double() + 1e-6])
+    found = nearest_neighbours(x[7:9], near, 2)
+    assert found.indices.tolist() == [[7, 57], [8, 58]]
+    assert found.distances[:, 0].tolist() == [0, 0]
+    np.testing.assert_allclose(found.distances[:, 1], 12**0.5 * 1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("references", "k"), [((3, 4), 4), ((3, 5), 1), ((3, 4), 0)])
+def test_says_which_neighbours_there_cannot_be(references, k):
+    with pytest.raises(ValueError, match="expected"):
+        nearest_neighbours(np.zeros((2, 4)), np.zeros(references), k)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddgan.evaluation.feature_metrics import FeatureMetric
+from ddgan.evaluation import FeatureMetric
 from ddgan.registry import METRICS, MODELS
 
 

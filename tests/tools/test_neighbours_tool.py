@@ -19,7 +19,7 @@ def neighbours(call_tool, lively, tmp_path):
 
 
 def test_pixels_nearest_to_samples_are_drawn_beside_them(neighbours, lively):
-    status, output, out = neighbours("--extractor", "pixels", "--seed", 3, "--batch-size", 7)
+    status, output, out = neighbours("--extractor", "pixels", "--seed", 3)
     assert status == 0, output
     assert str(out) in output
     record = json.loads(out.with_suffix(".json").read_text())
@@ -60,7 +60,6 @@ def test_a_pretrained_network_and_other_data(neighbours):
         (["--extractor", "pixels", "--weights", "a.pth"], "pixels reads none"),
         (["--extractor", "pixels", "--num-data", 3], "k is 4; expected 1 to 3"),
         (["--out", "a.jpg"], r"ends in .png"),
-        (["--k", 0], "at least 1"),
     ],
 )
 def test_says_what_is_wrong(neighbours, arguments, message):

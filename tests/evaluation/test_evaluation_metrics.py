@@ -4,7 +4,8 @@ import torch
 from prdc import compute_prdc
 
 from ddgan.errors import UserError
-from ddgan.evaluation import (
+from ddgan.evaluation import feature_statistics, optional_packages
+from ddgan.evaluation.metrics import (
     DEFAULT_METRICS,
     DensityCoverage,
     FeatureMetric,
@@ -12,8 +13,6 @@ from ddgan.evaluation import (
     InceptionScore,
     KernelDistance,
     PrecisionRecall,
-    feature_statistics,
-    optional_packages,
 )
 from ddgan.registry import METRICS
 
@@ -25,19 +24,44 @@ def features(n, seed, shift=0.0, dim=24):
 
 def test_names_of_the_command_line():
     built = {name: METRICS.build(config) for name, config in DEFAULT_METRICS.items()}
-    assert list(built) == "fid is kid precision recall density coverage fd_dinov2".split()
-    assert all(isinstance(metric, FeatureMetric) and metric.version for metric in built.values())
+    *of_features, time, nfe = built
+    assert of_features == "fid is kid precision recall density coverage fd_dinov2".split()
+    assert (time, nfe) == ("time", "nfe")
+    assert all(metric.version for metric in built.values())
+    assert all(isinstance(built[name], FeatureMetric) for name in of_features)
     assert DEFAULT_METRICS["precision"] == DEFAULT_METRICS["recall"]
     assert DEFAULT_METRICS["density"] == DEFAULT_METRICS["coverage"]
     assert built["fid"].extractor == {"type": "InceptionExtractor"}
     assert built["fd_dinov2"].extractor == {"type": "DINOv2Extractor"}
     assert built["recall"].extractor == built["coverage"].extractor == {"type": "VGG16Extractor"}
-    needs = {name: metric.needs for name, metric in built.items()}
+    needs = {name: built[name].needs for name in of_features}
     assert needs["is"] == "nothing"
     assert needs["fid"] == needs["fd_dinov2"] == "statistics"
     assert {needs[name] for name in ("kid", "recall", "coverage")} == {"features"}
     assert (built["fid"].num, built["fid"].num_real) == (50_000, None)
     assert (built["recall"].k, built["coverage"].k) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "lower", "higher"),
+    [
+        ("fid", {"fid"}, set()),
+        ("is", set(), {"is"}),
+        ("kid", {"kid"}, set()),
+        ("recall", set(), {"precision", "recall"}),
+        ("coverage", set(), {"density", "coverage"}),
+        ("fd_dinov2", {"fd_dinov2"}, set()),
+        ("time", {"seconds"}, {"images_per_second"}),
+        ("nfe", {"nfe"}, set()),
+        ("GaussianModes", {"kl"}, {"modes", "high_quality"}),
+        ("DigitModes", {"kl", "kl_uniform"}, {"modes"}),
+        ("MnistModes", {"kl", "kl_uniform"}, {"modes"}),
+    ],
+)
+def test_each_metric_says_which_values_are_better(name, lower, higher):
+    metric = METRICS.build(DEFAULT_METRICS.get(name, {"type": name}))
+    expected = dict.fromkeys(lower, False) | dict.fromkeys(higher, True)
+    assert metric.higher_is_better == expected
 
 
 def test_a_metric_keeps_its_extractor_to_itself():
@@ -118,7 +142,7 @@ def test_inception_score_says_what_is_missing():
         InceptionScore()({"logits": torch.zeros(9, 5)}, None)
 
 
-@pytest.mark.parametrize("metric", [InceptionScore, KernelDistance, PrecisionRecall])
+@pytest.mark.parametrize("metric", [InceptionScore, KernelDistance])
 def test_without_torch_fidelity_the_extra_is_named_before_any_work(monkeypatch, metric):
     def version(name):
         raise optional_packages.importlib.metadata.PackageNotFoundError(name)
@@ -127,4 +151,4 @@ def test_without_torch_fidelity_the_extra_is_named_before_any_work(monkeypatch, 
     with pytest.raises(UserError, match=r"torch-fidelity is not installed.*ddgan\[eval\]"):
         metric()
     assert FrechetDistance().version
-    assert DensityCoverage().version
+    assert PrecisionRecall().version

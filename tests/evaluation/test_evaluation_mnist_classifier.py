@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 
 from ddgan.data import StackedMNIST, load_mnist_images
-from ddgan.evaluation import MnistFeatures, MnistModes, finite_sample_floor
+from ddgan.evaluation import MnistFeatures, finite_sample_floor
 from ddgan.evaluation import mnist_classifier as module
+from ddgan.evaluation.metrics import MnistModes
 from ddgan.evaluation.mnist_classifier import (
     mnist_classifier,
     real_mode_coverage,
