@@ -1,22 +1,24 @@
 """The page: canvas and settings on the left, results on the right."""
 
 import base64
+import binascii
 import io
+import math
 import os
 import time
 from collections.abc import Iterator
 from importlib import resources
 
+from PIL import Image
 from torch import Tensor
 
 from ddgan.apis import edit
-from ddgan.data.decoding import to_image
-from ddgan.demo.paintings import MAX_BYTES, decode_painting
+from ddgan.data.decoding import fit_image, open_image, to_image
 from ddgan.editing import check_start_step
 from ddgan.errors import UserError
 from ddgan.models import GenerativeModel
 
-# gradio asks for these when it is imported.
+# gradio reads these when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 try:
@@ -26,8 +28,11 @@ except ImportError as error:
         f"the web page needs gradio ({error}); install it with: pip install 'ddgan[demo]'"
     ) from None
 
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_BYTES = 8 << 20
+MAX_PIXELS = 1 << 24
 MAX_NUM = 16
-# Sides below it are enlarged for painting by a whole factor.
+# Smaller sides are enlarged by a whole factor for painting.
 CANVAS_SIDE = 256
 RESULT_SIDE = 128
 # The page asks no other host for fonts.
@@ -36,7 +41,7 @@ MONO_FONTS = ["ui-monospace", "monospace"]
 
 
 def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
-    """Return the page for a model; ``name`` is shown in its title."""
+    """The page for a model; ``name`` is shown in its title."""
     _, height, width = model.data_shape
     zoom = max(1, round(CANVAS_SIDE / max(height, width)))
     steps = model.diffusion.num_steps
@@ -80,7 +85,7 @@ def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
             draw,
             [canvas, start_step, num, seed],
             results,
-            # While one request runs, the newest of those after it waits, and no other.
+            # While one request runs, only the newest of the later ones waits.
             trigger_mode="always_last",
             concurrency_limit=1,
             show_progress="hidden",
@@ -91,7 +96,7 @@ def build_page(model: GenerativeModel, name: str) -> gr.Blocks:
 def draw_results(
     model: GenerativeModel, painting: str | None, start_step: int, num: int, seed: int
 ) -> Iterator[str]:
-    """Yield the HTML of the results so far, at first and after each, with its seconds."""
+    """Yield the HTML of the results so far, first without any and then after each."""
     if not painting:
         yield '<p class="hint">Paint, or open an image.</p>'
         return
@@ -113,13 +118,48 @@ def draw_results(
     yield _results(figures, f"seed {seed}, from step {start_step}: {num} drawn in {total:.2f} s")
 
 
+def decode_painting(data_url: str, shape: tuple[int, ...]) -> Tensor:
+    """The image of a ``data:`` URL as uint8 of ``shape`` (C, H, W); nothing touches the disk.
+
+    The file in it must be a PNG, JPEG or WebP, whatever type the URL states, of up to 8 MiB and
+    2^24 pixels; the size is taken from its header before anything is unpacked. Raises UserError
+    for everything else.
+    """
+    if not isinstance(data_url, str):
+        raise UserError("the painting is not a data: URL in base64")
+    head, comma, body = data_url.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        raise UserError("the painting is not a data: URL in base64")
+    if len(body) > MAX_BYTES * 4 // 3 + 4:
+        raise UserError(f"the painting is over the limit of {MAX_BYTES >> 20} MiB")
+    try:
+        content = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("the painting is not valid base64") from None
+    _check_header(content)
+    return fit_image(open_image(io.BytesIO(content), shape[0], name="sent"), shape)
+
+
+def _check_header(content: bytes) -> None:
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            pixels = image.width * image.height
+    except Image.DecompressionBombError:
+        pixels = math.inf
+    # Decoders raise nearly any exception on damaged data.
+    except Exception:
+        raise UserError("the painting is not a PNG, JPEG or WebP image") from None
+    if pixels > MAX_PIXELS:
+        raise UserError(f"the painting is over the limit of {MAX_PIXELS} pixels")
+
+
 def _results(figures: list[str], status: str) -> str:
     images = f'<div class="images">{"".join(figures)}</div>'
     return f'<p class="status" role="status">{status}</p>{images}'
 
 
 def _figure(pixels: Tensor, caption: str, kind: str) -> str:
-    """Return a pixels in the page itself: results are never files that a server hands out."""
+    """An image inside the page: results are never files that a server hands out."""
     image = to_image(pixels)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

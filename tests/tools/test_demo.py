@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from ddgan.apis import edit, load_model
-from ddgan.demo.paintings import MAX_BYTES, decode_painting
 from ddgan.errors import UserError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -29,6 +28,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --no-first-run --disable-quic"
 ).split()
 SHAPE = (3, 8, 8)
+MAX_BYTES = 8 << 20
 WAIT_MS = 60_000
 
 
@@ -244,13 +244,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("painting", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_image_within_limits_is_refused(painting, message):
+def test_only_images_within_limits_are_decoded(painting, message):
+    from ddgan.demo.page import decode_painting
+
     with pytest.raises(UserError, match=message):
         decode_painting(painting, SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_images_of_three_kinds_are_taken(kind):
+def test_images_of_three_kinds_are_decoded(kind):
+    from ddgan.demo.page import decode_painting
+
     x = decode_painting(data_url(encoded(GREY.repeat(4, 0), kind), "image/png"), SHAPE)
     assert (x.shape, x.dtype) == (SHAPE, torch.uint8)
     assert (x.int() - 100).abs().max() <= 3
@@ -391,6 +395,81 @@ def test_other_sites_are_refused(url):
     assert ask(url, *call, Origin=f"http://{own}")[0] == 400
 
 
+PUBLIC = "https://lab.example.org/paint"
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    """Ask the application in this process: published at PUBLIC, or (False) only on this machine."""
+    from starlette.testclient import TestClient
+
+    from ddgan.demo.page import build_page
+    from ddgan.demo.server import build_app
+
+    clients = {}
+
+    def get(public):
+        if public not in clients:
+            app = build_app(build_page(model, "name"), "127.0.0.1", PUBLIC if public else None)
+            clients[public] = TestClient(app, "http://127.0.0.1:7860")
+        return clients[public]
+
+    return get
+
+
+@pytest.mark.parametrize("path", ["/config", "/paint/config"])
+@pytest.mark.parametrize("host", ["lab.example.org", "127.0.0.1:7860", "localhost:7860"])
+def test_behind_a_proxy(client, path, host):
+    """Proxies pass on the host and the path that the browser asked for, or replace them."""
+    response = client(public=True).get(path, headers={"Host": host})
+    assert (response.status_code, response.json()["root"]) == (200, PUBLIC)
+    call = {"data": [None, 2, 1, 0], "fn_index": 0, "session_hash": "proxy"}
+    for origin, status in {
+        "https://lab.example.org": 200,
+        "http://lab.example.org": 200 if host == "lab.example.org" else 403,
+        "https://evil.example": 403,
+        "null": 403,
+        "https://[": 403,
+    }.items():
+        headers = {"Host": host, "Origin": origin}
+        path = path.replace("/config", "/gradio_api/queue/join")
+        assert client(public=True).post(path, json=call, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("host", ["evil.example", "lab.example.org", "[", "[::1", "127.0.0.1.evil"])
+def test_other_names_of_this_machine_are_refused(client, host):
+    response = client(public=False).get("/", headers={"Host": host})
+    assert response.status_code == 400
+    assert "--public-url" in response.text
+    assert client(public=False).get("/paint/config").status_code == 404
+
+
+def test_the_address_of_a_proxy_is_a_url():
+    from ddgan.demo.server import check_public_url
+
+    assert check_public_url("https://lab.example.org/paint/") == PUBLIC
+    for url in ("lab.example.org", "ftp://lab.example.org", "https://", "https://[", PUBLIC + "?a"):
+        with pytest.raises(UserError, match="--public-url"):
+            check_public_url(url)
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost"])
+def test_addresses_of_both_kinds(host, client):
+    from ddgan.demo.server import is_loopback, listen
+
+    assert is_loopback(host)
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listen(host, 0) as listener:
+        socket.create_connection((host, listener.getsockname()[1])).close()
+        with pytest.raises(UserError, match=f"--host {host} --port"):
+            listen(host, listener.getsockname()[1])
+    name = f"[{host}]:7860" if ":" in host else host
+    assert client(public=False).get("/", headers={"Host": name}).status_code == 200
+
+
 def test_the_tool_says_what_is_wrong(url, call_tool, lively, trained, monkeypatch):
     port = urlsplit(url).port
     status, output = call_tool("demo", lively, "--port", port, "--device", "cpu")
@@ -400,6 +479,8 @@ def test_the_tool_says_what_is_wrong(url, call_tool, lively, trained, monkeypatc
     status, output = call_tool("demo", points, "--device", "cpu")
     assert (status, output.count("error:")) == (1, 1)
     assert "only images can be edited" in output
+    monkeypatch.delitem(sys.modules, "ddgan.demo.page", raising=False)
+    monkeypatch.delitem(sys.modules, "ddgan.demo.server", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     status, output = call_tool("demo", lively, "--port", 0, "--device", "cpu")
     assert (status, output.count("error:")) == (1, 1)
