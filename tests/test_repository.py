@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import ddgan
@@ -73,6 +74,17 @@ def test_named_python_objects_exist(page):
         except (AttributeError, ImportError):
             missing.append(name)
     assert not missing
+
+
+def test_the_method_on_the_first_page_runs():
+    code = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    names = {}
+    exec(code, names)
+    d_loss, g_loss = names["losses"](torch.randn(8, 2))
+    d_loss.backward()
+    assert all(p.grad is not None for p in names["discriminator"].parameters())
+    g_loss.backward()
+    assert all(p.grad is not None for p in names["generator"].parameters())
 
 
 def test_versions_agree():
