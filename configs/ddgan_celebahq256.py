@@ -6,8 +6,6 @@ _base_ = [
     "_base_/schedules/adam_cosine.py",
     "_base_/default_runtime.py",
 ]
-train_cfg = dict(type="TrainLoop", max_iters=675_243)
+train_cfg = dict(max_iters=675_243)
 model = dict(diffusion=dict(num_steps=2), r1_gamma=2.0, ema_decay=0.9999)
-optim_wrapper = dict(
-    generator=dict(optimizer=dict(lr=2e-4)), discriminator=dict(optimizer=dict(lr=1e-4))
-)
+optim_wrapper = dict(generator=dict(optimizer=dict(lr=2e-4)))

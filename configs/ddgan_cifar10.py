@@ -5,7 +5,5 @@ _base_ = [
     "_base_/schedules/adam_cosine.py",
     "_base_/default_runtime.py",
 ]
-train_cfg = dict(type="TrainLoop", max_iters=351_195)
-optim_wrapper = dict(
-    generator=dict(optimizer=dict(lr=1.6e-4)), discriminator=dict(optimizer=dict(lr=1.25e-4))
-)
+train_cfg = dict(max_iters=351_195)
+optim_wrapper = dict(discriminator=dict(optimizer=dict(lr=1.25e-4)))

@@ -19,7 +19,7 @@ model = dict(
     ema_decay=0.999,
     ema_warmup=True,
 )
-train_cfg = dict(type="TrainLoop", max_iters=100_000)
+train_cfg = dict(max_iters=100_000)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-4)), discriminator=dict(optimizer=dict(lr=2e-4))
 )

@@ -14,9 +14,6 @@ model = dict(
     ema_decay=0.999,
     data_preprocessor=dict(type="PointPreprocessor"),
 )
-train_cfg = dict(type="TrainLoop", max_iters=50_000)
-optim_wrapper = dict(
-    generator=dict(optimizer=dict(lr=1e-4)), discriminator=dict(optimizer=dict(lr=1e-4))
-)
+train_cfg = dict(max_iters=50_000)
+optim_wrapper = dict(generator=dict(optimizer=dict(lr=1e-4)))
 custom_hooks = [dict(type="SampleImages", interval=5_000, num=2_500)]
-evaluation = dict(modes=dict(type="GaussianModes", num=10_000))

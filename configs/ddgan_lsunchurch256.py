@@ -6,4 +6,4 @@ _base_ = [
     "_base_/schedules/adam_cosine.py",
     "_base_/default_runtime.py",
 ]
-train_cfg = dict(type="TrainLoop", max_iters=939_375)
+train_cfg = dict(max_iters=939_375)

@@ -21,12 +21,10 @@ model = dict(
     ema_decay=0.999,
     ema_warmup=True,
 )
-train_dataloader = dict(batch_size=128)
-train_cfg = dict(type="TrainLoop", max_iters=7_000)
+train_cfg = dict(max_iters=7_000)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
     discriminator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
 )
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1_000))
+default_hooks = dict(checkpoint=dict(interval=1_000))
 custom_hooks = [dict(type="SampleImages", interval=1_000, num=100)]
-evaluation = dict(modes=dict(type="DigitModes", num=10_000))

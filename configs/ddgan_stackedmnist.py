@@ -6,9 +6,6 @@ _base_ = [
     "_base_/schedules/adam_cosine.py",
     "_base_/default_runtime.py",
 ]
-train_cfg = dict(type="TrainLoop", max_iters=150_000)
+train_cfg = dict(max_iters=150_000)
 model = dict(data_preprocessor=dict(flip=False))
-optim_wrapper = dict(
-    generator=dict(optimizer=dict(lr=1.6e-4)), discriminator=dict(optimizer=dict(lr=1.25e-4))
-)
-evaluation = dict(modes=dict(type="MnistModes", root="data/mnist", num=25_600))
+optim_wrapper = dict(discriminator=dict(optimizer=dict(lr=1.25e-4)))

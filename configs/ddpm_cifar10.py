@@ -26,5 +26,5 @@ model = dict(
     data_preprocessor=dict(type="ImagePreprocessor", flip=True),
 )
 train_dataloader = dict(batch_size=128)
-train_cfg = dict(type="TrainLoop", max_iters=800_000)
+train_cfg = dict(max_iters=800_000)
 custom_hooks = [dict(type="SampleImages", interval=50_000, num=64)]

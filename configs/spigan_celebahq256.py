@@ -10,4 +10,4 @@ _base_ = [
 # StyleGAN2-ADA's target for CelebA-HQ, a set of only 30,000 images.
 model = dict(augment=dict(target=0.5))
 train_dataloader = dict(batch_size=32)
-train_cfg = dict(type="TrainLoop", max_iters=390_625)
+train_cfg = dict(max_iters=390_625)

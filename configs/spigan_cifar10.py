@@ -7,4 +7,4 @@ _base_ = [
     "_base_/default_runtime.py",
 ]
 train_dataloader = dict(batch_size=32)
-train_cfg = dict(type="TrainLoop", max_iters=1_562_500)
+train_cfg = dict(max_iters=1_562_500)

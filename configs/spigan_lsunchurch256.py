@@ -7,4 +7,4 @@ _base_ = [
     "_base_/default_runtime.py",
 ]
 train_dataloader = dict(batch_size=32)
-train_cfg = dict(type="TrainLoop", max_iters=390_625)
+train_cfg = dict(max_iters=390_625)

@@ -45,12 +45,10 @@ model = dict(
     ema_half_life=20_000,
     ema_ramp_up=0.05,
 )
-train_dataloader = dict(batch_size=128)
-train_cfg = dict(type="TrainLoop", max_iters=2_000)
+train_cfg = dict(max_iters=2_000)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-3, betas=(0.5, 0.99))),
     discriminator=dict(optimizer=dict(lr=1e-3, betas=(0.5, 0.99))),
 )
-default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=1_000))
+default_hooks = dict(checkpoint=dict(interval=1_000))
 custom_hooks = [dict(type="SampleImages", interval=500, num=100)]
-evaluation = dict(modes=dict(type="DigitModes", num=10_000))

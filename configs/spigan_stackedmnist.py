@@ -9,5 +9,4 @@ _base_ = [
 ]
 model = dict(augment=None)
 train_dataloader = dict(batch_size=32)
-train_cfg = dict(type="TrainLoop", max_iters=600_000)
-evaluation = dict(modes=dict(type="MnistModes", root="data/mnist", num=25_600))
+train_cfg = dict(max_iters=600_000)

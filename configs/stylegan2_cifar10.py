@@ -23,4 +23,4 @@ model = dict(
     mixing_probability=0.0,
 )
 train_dataloader = dict(batch_size=32)
-train_cfg = dict(type="TrainLoop", max_iters=1_562_500)
+train_cfg = dict(max_iters=1_562_500)

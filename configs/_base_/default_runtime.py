@@ -1,4 +1,5 @@
 default_scope = "ddgan"
+train_cfg = dict(type="TrainLoop")
 default_hooks = dict(
     logger=dict(type="TrainingLog", interval=100),
     param_scheduler=dict(type="ParamSchedulerHook"),

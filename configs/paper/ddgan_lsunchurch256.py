@@ -4,7 +4,6 @@ model = dict(
     generator=dict(base_channels=128),
     discriminator=dict(head_conv=False),
     diffusion=dict(time_epsilon=0.0),
-    r1_gamma=1.0,
     r1_interval=1,
 )
 train_cfg = dict(max_iters=600_000)

@@ -6,3 +6,4 @@ train_dataloader = dict(
     dataset=dict(type="Gaussians25"),
     sampler=dict(type="ResumableSampler"),
 )
+evaluation = dict(modes=dict(type="GaussianModes", num=10_000))

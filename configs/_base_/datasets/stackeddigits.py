@@ -1,8 +1,9 @@
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=128,
     num_workers=0,
     persistent_workers=False,
     pin_memory=True,
     dataset=dict(type="StackedDigits", split="train"),
     sampler=dict(type="ResumableSampler"),
 )
+evaluation = dict(modes=dict(type="DigitModes", num=10_000))

@@ -6,3 +6,4 @@ train_dataloader = dict(
     dataset=dict(type="StackedMNIST", root="data/mnist", split="train"),
     sampler=dict(type="ResumableSampler"),
 )
+evaluation = dict(modes=dict(type="MnistModes", root="data/mnist", num=25_600))
