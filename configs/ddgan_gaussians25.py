@@ -7,8 +7,8 @@ _base_ = [
 ]
 model = dict(
     type="DDGAN",
-    generator=dict(type="MLPGenerator", num_steps=4, latent_dim=2, hidden_dim=512, num_layers=3),
-    discriminator=dict(type="MLPDiscriminator", num_steps=4, hidden_dim=512, num_layers=3),
+    generator=dict(type="MLPGenerator", latent_dim=2, hidden_dim=512, num_layers=3),
+    discriminator=dict(type="MLPDiscriminator", hidden_dim=512, num_layers=3),
     diffusion=dict(num_steps=4, schedule="vp", beta_min=0.1, beta_max=20.0),
     r1_gamma=0,
     ema_decay=0.999,

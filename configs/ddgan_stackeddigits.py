@@ -9,11 +9,9 @@ _base_ = [
 ]
 model = dict(
     type="DDGAN",
-    generator=dict(
-        type="MLPGenerator", num_steps=4, data_shape=(3, 8, 8), latent_dim=32, tanh=True
-    ),
+    generator=dict(type="MLPGenerator", data_shape=(3, 8, 8), latent_dim=32, tanh=True),
     discriminator=dict(
-        type="MLPDiscriminator", num_steps=4, data_shape=(3, 8, 8), num_layers=4, stddev_group=128
+        type="MLPDiscriminator", data_shape=(3, 8, 8), num_layers=4, stddev_group=128
     ),
     diffusion=dict(num_steps=4, schedule="vp", beta_min=0.1, beta_max=20.0),
     r1_gamma=0.5,

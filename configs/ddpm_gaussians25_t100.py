@@ -1,3 +1,3 @@
 # 25 Gaussians with a diffusion model of 100 steps (paper, Fig. 6).
 _base_ = ["ddpm_gaussians25_t500.py"]
-model = dict(generator=dict(num_steps=100), diffusion=dict(num_steps=100))
+model = dict(diffusion=dict(num_steps=100))

@@ -7,7 +7,6 @@ model = dict(
     type="DDPM",
     generator=dict(
         type="MLPGenerator",
-        num_steps=500,
         latent_dim=0,
         hidden_dim=512,
         num_layers=3,

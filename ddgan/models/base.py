@@ -1,6 +1,7 @@
 """What every generative model shares: an averaged generator, its update and sampling."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -236,3 +237,13 @@ def check_shapes(dataset: Dataset, model: nn.Module) -> None:
 def build(module: dict | nn.Module) -> nn.Module:
     """Return the registered module that a config describes; a module is returned as it is."""
     return MODELS.build(module) if isinstance(module, dict) else module
+
+
+def with_num_steps(network: dict | nn.Module, num_steps: int) -> dict | nn.Module:
+    """A network's config with the diffusion's T as ``num_steps``, if it takes and lacks that."""
+    if not isinstance(network, dict) or "num_steps" in network:
+        return network
+    component = MODELS.get(network["type"]) if isinstance(network.get("type"), str) else None
+    if component is None or "num_steps" not in inspect.signature(component).parameters:
+        return network
+    return {**network, "num_steps": num_steps}

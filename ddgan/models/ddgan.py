@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ancestral, get_parametrization, shared_index
 from ddgan.models.adversarial import AdversarialModel, Logs, uncompiled, without_autocast
-from ddgan.models.base import build
+from ddgan.models.base import build, with_num_steps
 from ddgan.models.losses import mean_per_step, non_saturating_loss, r1_penalty
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
@@ -37,9 +37,10 @@ class DDGAN(AdversarialModel):
         never if γ is 0. ``augment`` perturbs each x_{t-1}, real or fake, that the discriminator
         sees; with one step, "one-shot with augmentation" of Table 2.
         """
+        diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
         super().__init__(
-            generator,
-            discriminator,
+            with_num_steps(generator, diffusion.num_steps),
+            with_num_steps(discriminator, diffusion.num_steps),
             ema_decay=ema_decay,
             ema_warmup=ema_warmup,
             data_preprocessor=data_preprocessor,
@@ -49,7 +50,7 @@ class DDGAN(AdversarialModel):
                 f"r1_interval is {r1_interval} and r1_gamma {r1_gamma}; expected r1_interval >= 1 "
                 "and r1_gamma >= 0"
             )
-        self.diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
+        self.diffusion = diffusion
         self.parametrization = get_parametrization(parametrization)
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval

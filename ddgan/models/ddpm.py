@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, shared_index, sub_steps
-from ddgan.models.base import GenerativeModel
+from ddgan.models.base import GenerativeModel, with_num_steps
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
@@ -44,8 +44,9 @@ class DDPM(GenerativeModel):
         predicted x_0 to [-1, 1] in sampling, as images are. ``set_sampler`` changes all this
         after training; the average is described in ``GenerativeModel``.
         """
+        diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
         super().__init__(
-            generator,
+            with_num_steps(generator, diffusion.num_steps),
             ema_decay=ema_decay,
             ema_warmup=ema_warmup,
             data_preprocessor=data_preprocessor,
@@ -56,7 +57,7 @@ class DDPM(GenerativeModel):
                 f"{getattr(self.generator, 'tanh', False)}; DDPM predicts the noise, with "
                 "latent_dim=0 and tanh=False"
             )
-        self.diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
+        self.diffusion = diffusion
         self.set_sampler(sampler, sampling_steps, spacing, eta)
         self.clip = clip
 

@@ -35,9 +35,7 @@ def settings(row):
 def small(row):
     """Return the row's config on StackedDigits, with small networks."""
     options = settings(row) if row != "t4" else {}
-    steps = options.get("model.diffusion.num_steps", 4)
     for part in ("generator", "discriminator"):
-        options[f"model.{part}.num_steps"] = steps
         options[f"model.{part}.hidden_dim"] = 32
     options["train_dataloader.batch_size"] = 32
     return load_config(CONFIGS / "ddgan_stackeddigits.py", options)
@@ -78,6 +76,8 @@ def test_each_row_changes_what_its_name_says():
 def test_each_row_trains_and_samples_in_its_small_form(row):
     model, logs = train(row)
     steps = model.diffusion.num_steps
+    # The networks' T is the diffusion's, which a config states once.
+    assert model.generator.num_steps == model.discriminator.num_steps == steps
     assert logs["d_loss_step"].shape == (steps,)
     assert all(value.isfinite().all() for name, value in logs.items() if name != "d_loss_step")
     calls = []
