@@ -2,10 +2,9 @@
 # Train on GPUS processes of this machine: bash tools/dist_train.sh CONFIG GPUS [train.py's options]
 # On several machines, run it on each with NNODES, NODE_RANK and MASTER_ADDR set.
 #
-# SIGTERM and SIGUSR1 are passed on to the processes, and their status is that of this script: 75
-# for a run that saved a checkpoint on such a signal and is to be started again with --resume.
-# torchrun starts tools/train.py as well, but turns each status into 1, and leaves 30 seconds for
-# a checkpoint.
+# SIGTERM and SIGUSR1 are passed on to the processes. The exit status is theirs: 75 means that the
+# run saved a checkpoint after such a signal; start it again with --resume. torchrun can start
+# tools/train.py too, but turns every status into 1 and leaves 30 seconds for a checkpoint.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

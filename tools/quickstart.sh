@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train a denoising diffusion GAN on stacked digits, sample from it and measure its mode coverage.
-# Run again, it reuses what is there.
+# After an interruption, run it again: it continues.
 set -euo pipefail
 source "$(dirname "$0")/setup_env.sh"
 
@@ -15,7 +15,7 @@ python tools/test.py "$checkpoint" --metric modes
 cat <<EOF
 
   samples     $run/samples.png (three digits each, stacked as red, green and blue)
-  the same    $run/digits.png (each sample beside its three digits, as the classifier reads them)
+  digits      $run/digits.png (each sample with its three digits, as the classifier reads them)
   curves      $run/curves.png, or: .venv/bin/tensorboard --logdir $run
   checkpoint  $checkpoint
 EOF

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with the locked dependencies and this package, or reuse what is there. Sourced by
-# quickstart.sh and run_tests.sh; afterwards `python` is that of .venv.
+# Create .venv with the locked dependencies and this package, or reuse it. Sourced by the scripts
+# that need it; afterwards `python` is that of .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,17 +11,16 @@ if ! "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     exit 1
 fi
 
-# The versions to install: those of the package, or with LOCK=requirements-dev.lock the tests' too.
+# requirements.lock has what the package needs, LOCK=requirements-dev.lock also what the tests need.
 lock=${LOCK:-requirements.lock}
 fingerprint() { echo "$(cat "$1" setup.py | cksum) $("$base_python" --version)"; }
 installed() { [ -f .venv/lock ] && grep -qxF "$(fingerprint "$1")" .venv/lock; }
-# What the tests need includes what the package needs.
 if ! installed "$lock" && ! installed requirements-dev.lock; then
     echo "Installing the versions of $lock into .venv (a few minutes, once)"
     installed requirements.lock || rm -rf .venv
     [ -d .venv ] || "$base_python" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$lock"
-    # OpenCV, which mmengine imports, needs a desktop's libraries unless it is the headless build.
+    # mmengine imports OpenCV, whose default build needs the libraries of a desktop.
     if ! .venv/bin/python -c 'import cv2' 2>/dev/null; then
         opencv=$(sed -n 's/^opencv-python==//p' requirements.lock)
         .venv/bin/python -m pip uninstall --quiet --yes opencv-python
@@ -32,7 +31,7 @@ fi
 sources="$(find csrc setup.py -type f ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)"
 if [ ! -f .venv/built ] || [ "$(cat .venv/built)" != "$sources" ]; then
     echo "Building the package and its compiled operations"
-    # For the GPU of this machine alone: all architectures together take minutes.
+    # Only for the GPU of this machine: compiling for all architectures takes minutes.
     arch=$(.venv/bin/python -c \
         'import torch; c = torch.cuda; print("%d.%d" % c.get_device_capability() if c.is_available() else "")')
     [ -z "$arch" ] || export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$arch}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train under Slurm: bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG [train.py's options]
-# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SBATCH_ARGS change what is asked for.
+# GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SBATCH_ARGS change the request.
 #
 # The job is submitted, and its output goes to JOB_NAME-ID.out. Two minutes before its time is up,
 # or when it is preempted, it saves a checkpoint, goes back to the queue and resumes from there.
@@ -36,7 +36,7 @@ shift 2
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 
-# Slurm runs a copy of this script, far from the tools: the path is passed on.
+# Slurm runs a copy of this script in another folder, so it needs the path of the tools.
 tool=$(cd "$(dirname "$0")" && pwd)/train.py
 # shellcheck disable=SC2086 # SBATCH_ARGS holds several arguments
 exec sbatch \
