@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ddgan.data.prepare import FORMATS, Prepared, prepare
-from ddgan.data.prepare_sources import open_source
+from ddgan.data.sources import open_source
 from ddgan.data.transforms import RESAMPLING
 from ddgan.errors import UserError
 from ddgan.utils.cli import progress_bar, user_errors
@@ -66,6 +66,8 @@ def main() -> None:
         print(f"{len(images)} images in {images.name}")
         made = prepare(images, destination, form, progress_bar, args.workers, args.limit)
         print(summary(made))
+        if images.left_out is not None and images.left_out.names:
+            print(f"no images to be read, {images.left_out.text()}")
 
 
 def choose_format(destination: Path, form: str | None) -> str:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from ddgan.data.in_memory import InMemoryImages
+from ddgan.data.storage import patiently, read_file
 from ddgan.registry import DATASETS
 
+_MAX_FILE_BYTES = 1 << 30
 FOLDER = "cifar-10-batches-py"
 FILES = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -55,9 +57,9 @@ class CIFAR10(InMemoryImages):
 
 
 def _load_batch(path: Path, verify: bool) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
+    if not patiently(path.is_file, path):
         raise FileNotFoundError(f"CIFAR-10: {path} is missing. {HOW_TO_GET}")
-    content = path.read_bytes()
+    content = read_file(path, _MAX_FILE_BYTES)
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if verify and md5 != MD5[path.name]:
         raise ValueError(
@@ -88,28 +90,25 @@ def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Array:
-    """What a pickled uint8 array is turned into; no numpy object is built by the unpickler."""
+    """Stands for a pickled uint8 array; no numpy object is built by the unpickler."""
 
-    __slots__ = ("values",)
+    def __init__(self, *_: object) -> None:
+        self.values = np.empty(0, dtype=np.uint8)
 
     def __setstate__(self, state: tuple) -> None:
         _version, shape, dtype, fortran, raw = state
-        self.fill(raw, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, raw: bytes | str, dtype: object, shape: tuple, order: str) -> None:
         if not isinstance(dtype, _UInt8):
             raise pickle.UnpicklingError("an array has no type")
         # Python 2, which wrote the published files, had one type for bytes and text.
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        self.values = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order=order)
+        values = np.frombuffer(raw, dtype=np.uint8)
+        self.values = values.reshape(shape, order="F" if fortran else "C")
 
 
 class _UInt8:
-    """What a pickled ``numpy.dtype`` is turned into: only uint8 is accepted."""
+    """Stands for a pickled ``numpy.dtype``: only uint8 is accepted."""
 
-    __slots__ = ()
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+    def __init__(self, code: str, *_: object) -> None:
         if code not in ("u1", "|u1", b"u1"):
             raise pickle.UnpicklingError(f"an array has type {code!r}, expected 'u1'")
 
@@ -117,44 +116,48 @@ class _UInt8:
         pass  # byte order and alignment: nothing to know for bytes
 
 
-def _allowed_globals() -> dict[tuple[str, str], Callable]:
-    """The names that a batch may refer to; fresh functions, so that a file cannot alter ours."""
+class _Latin1(bytes):
+    """Stands for ``_codecs.encode``, with which Python 3 writes bytes in old protocols."""
 
-    def reconstruct(subtype: object, shape: object, code: object) -> _Array:
-        return _Array()
-
-    def from_buffer(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
-        array = _Array()
-        array.fill(raw, dtype, shape, order)
-        return array
-
-    def encode(text: str, encoding: str) -> bytes:
+    def __new__(cls, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
             raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
         return text.encode("latin1")
 
-    allowed: dict[tuple[str, str], Callable] = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _UInt8,
-        ("_codecs", "encode"): encode,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        allowed[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        allowed[f"{core}.numeric", "_frombuffer"] = from_buffer
-    return allowed
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("bytes have no state")
+
+
+def _array_of(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", raw))
+    return array
+
+
+# Classes with __setstate__, which a pickle cannot alter, as it could a function.
+_STANDINS: dict[str, Callable] = {
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _UInt8,
+    "_codecs.encode": _Latin1,
+    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+}
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else."""
+    """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else.
+
+    The digests make this needless for the published files; subsets and re-packed ones have none.
+    """
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="latin1")
-        self._allowed = _allowed_globals()
 
     def find_class(self, module: str, name: str) -> Callable:
-        if (module, name) not in self._allowed:
+        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
+            return lambda *arguments: _array_of(*arguments)
+        if f"{module}.{name}" not in _STANDINS:
             raise pickle.UnpicklingError(
                 f"it refers to {module}.{name}, which no CIFAR-10 file contains; "
                 "do not open it with other tools before you know where it is from"
             )
-        return self._allowed[module, name]
+        return _STANDINS[f"{module}.{name}"]

@@ -1,23 +1,33 @@
 """A folder of images."""
 
+import errno
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from ddgan.data.decoding import SUFFIXES, decode_image
-from ddgan.data.images import ImageDataset
+from ddgan.data.images import ImageDataset, LeftOut
+from ddgan.data.labels import LABELS, choose_labels, parse_labels
+from ddgan.data.storage import StorageError, patiently, printable, read_file
 from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
+
+# A TIFF of the largest image that is decoded, with 16 bits for each of four channels.
+_MAX_FILE_BYTES = 1 << 30
 
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
-    """All images in and below ``root``, in the order of their paths; hidden files are left out.
+    """All images in and below ``root``, in the order of their paths.
 
-    Raises FileNotFoundError where there is no such folder, ValueError where it has no images.
-    The other arguments and errors are those of ImageDataset.
+    Linked folders are searched, too, each folder once. What is left out (hidden files, other
+    endings, links that lead nowhere, folders that may not be opened) is counted in the log.
+    Labels come from a ``dataset.json``, with paths relative to it, as in ImageZip. Raises
+    FileNotFoundError where there is no such folder, ValueError where it has no images or labels
+    of another form. The other arguments and errors are those of ImageDataset.
     """
 
     def __init__(
@@ -26,39 +36,106 @@ class ImageFolder(ImageDataset):
         pipeline: Sequence[dict | Transform] = (),
         image_size: int | None = None,
         channels: int = 3,
-        max_unreadable: int = 100,
+        max_unreadable: int | None = 100,
+        use_labels: bool = True,
     ) -> None:
         self.root = Path(root)
-        if not self.root.is_dir():
+        if not patiently(self.root.is_dir, self.root):
             hint = "; for a zip file use type='ImageZip'" if self.root.is_file() else ""
             raise FileNotFoundError(
                 f"ImageFolder: {self.root} is not a folder{hint}; set root to your folder of images"
             )
-        self.paths = sorted(_walk(self.root))
+        self.paths, label_files, self.left_out = _walk(self.root)
         if not self.paths:
             raise ValueError(
-                f"ImageFolder: there are no images in {self.root} or below it, expected files "
-                f"that end in one of {' '.join(SUFFIXES)}; set root to your folder of images"
+                f"ImageFolder: there are no images in {printable(self.root)} or below it, expected "
+                f"files that end in one of {' '.join(SUFFIXES)}; set root to your folder of images"
+                f"{self.left_out.text('. ')}"
             )
+        labels = choose_labels(label_files, self.root) if use_labels else None
+        if labels is not None:
+            content = read_file(self.root / labels, _MAX_FILE_BYTES)
+            self.labels = parse_labels(content, labels, self.paths, self.root)
         super().__init__(
             f"folder {self.root}", len(self.paths), pipeline, image_size, channels, max_unreadable
         )
 
     def image_name(self, index: int) -> str:
         """The path of the image."""
-        return str(self.root / self.paths[index])
+        return printable(self.root / self.paths[index])
 
     def _decode(self, index: int) -> Image.Image:
-        return decode_image(self.root / self.paths[index], self.channels)
+        return decode_image(
+            read_file(self.root / self.paths[index], _MAX_FILE_BYTES), self.channels
+        )
 
     def _identity(self) -> Iterator[str]:
         for path in self.paths:
-            yield f"{path} {os.stat(self.root / path).st_size}"
+            file = self.root / path
+            yield f"{path} {patiently(lambda file=file: os.stat(file).st_size, file)}"
+        if self.labels is not None:
+            yield str(self.labels)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
+def _walk(root: Path) -> tuple[list[str], list[str], LeftOut]:
+    """The paths below ``root`` of images and of ``dataset.json`` files, and what is left out."""
+    images: list[str] = []
+    labels: list[str] = []
+    left_out = LeftOut()
+    seen: set[tuple[int, int]] = set()
+    # Links last, so that a folder is read under its own name if it has one below the root.
+    folders, links = deque([root]), deque()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
+        name = folder.relative_to(root).as_posix()
+        identity, entries = patiently(lambda folder=folder: _list(folder), folder)
+        if identity in seen:
+            left_out.add("linked folders that are read already", name)
+            continue
+        seen.add(identity)
+        if entries is None:
+            if folder == root:
+                raise StorageError(f"{printable(root)} may not be opened: its permissions deny it")
+            left_out.add("folders that may not be opened", name)
+            continue
+        for entry in entries:
+            path = Path(entry.path).relative_to(root).as_posix()
+            kind = patiently(lambda entry=entry: _kind(entry), entry.path)
+            if entry.name.startswith("."):
+                left_out.add("hidden", path)
+            elif kind == "folder":
+                (links if entry.is_symlink() else folders).append(folder / entry.name)
+            elif kind != "file":
+                left_out.add(kind, path)
+            elif entry.name == LABELS:
+                labels.append(path)
+            elif entry.name.lower().endswith(SUFFIXES):
+                images.append(path)
+            else:
+                left_out.add_by_ending(path)
+    return sorted(images), labels, left_out
+
+
+def _list(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry] | None]:
+    """The identity of a folder and its entries; None for one that may not be opened."""
+    status = os.stat(folder)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        found = None
+    return (status.st_dev, status.st_ino), found
+
+
+def _kind(entry: os.DirEntry) -> str:
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except PermissionError:
+        return "links that may not be followed"
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    return "links that lead nowhere" if entry.is_symlink() else "no regular files"

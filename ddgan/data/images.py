@@ -2,15 +2,18 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 import torch
 from mmengine.logging import print_log
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddgan.data.decoding import to_tensor
+from ddgan.data.decoding import FORMATS, USED_BITS, to_tensor
+from ddgan.data.storage import StorageError, printable
 from ddgan.data.transforms import Transform, build_pipeline
 from ddgan.errors import UserError
 from ddgan.utils.files import sha256
@@ -31,15 +34,44 @@ class MisfitError(ValueError):
     """An image that does not have the shape of the data set."""
 
 
+class LeftOut:
+    """Files of a folder or archive that are no images of the data set, by the reason."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, reason: str, name: str) -> None:
+        """Note one file."""
+        self.names[reason].append(name)
+
+    def add_by_ending(self, name: str) -> None:
+        """Note a file whose ending is not that of an image that can be read."""
+        ending = PurePosixPath(name).suffix.lower()
+        self.add(f"{ending} files" if ending else "files without an ending", name)
+
+    def text(self, joint: str = "") -> str:
+        """A summary with an example of each reason, after ``joint``; empty if there is nothing."""
+        parts = [
+            f"{len(names)} {reason} ({printable(names[0])}{', ...' if len(names) > 1 else ''})"
+            for reason, names in sorted(self.names.items())
+        ]
+        return f"{joint}left out: {', '.join(parts)}" if parts else ""
+
+
 class ImageDataset(Dataset, ABC):
     """Images decoded on access, uint8 (C, H, W), all of one shape.
 
-    A subclass defines ``image_name``, ``_decode``, ``_identity``, and ``label`` where it has
-    labels. An image that cannot be decoded, or has another shape after the pipeline, is logged
-    once with its name and replaced by the next good one; more than ``max_unreadable`` different
-    ones raise TooManyUnreadableError. The count is common to the worker processes of a data
-    loader. At construction a few images are read, and there a wrong shape is a ValueError.
+    A subclass defines ``image_name``, ``_decode`` and ``_identity``, and sets ``labels`` and
+    ``left_out`` where it has them. An image that cannot be decoded, or has another shape after
+    the pipeline, is logged once with its name and replaced by the next good one; more than
+    ``max_unreadable`` different ones raise TooManyUnreadableError; None, for those who call
+    ``image`` alone, neither logs nor limits. The count is common to the worker processes of a
+    data loader. At construction a few images are read, and there a wrong shape is a ValueError.
+    Storage that is away raises StorageError, and no image counts as unreadable for it.
     """
+
+    labels: list[int] | None = None
+    left_out: LeftOut | None = None
 
     def __init__(
         self,
@@ -48,16 +80,24 @@ class ImageDataset(Dataset, ABC):
         pipeline: Sequence[dict | Transform],
         image_size: int | None,
         channels: int,
-        max_unreadable: int,
+        max_unreadable: int | None,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(f"{name}: channels is {channels}, expected 3 (RGB) or 1 (grey)")
-        self.name = name
+        self.name = printable(name)
+        if max_unreadable is not None and self.left_out is not None and self.left_out.names:
+            self._log(f"{self.name}: {num_images} images; {self.left_out.text()}")
         self.channels = channels
         self.pipeline = build_pipeline(pipeline)
         self.max_unreadable = max_unreadable
-        # In shared memory, so that worker processes see each other's finds.
-        self._unreadable = torch.zeros(num_images, dtype=torch.uint8).share_memory_()
+        self._reason = ""
+        self._dim_noted = False
+        self._unreadable = torch.zeros(num_images, dtype=torch.uint8)
+        try:
+            # Worker processes see each other's finds.
+            self._unreadable.share_memory_()
+        except RuntimeError as error:
+            self._log(f"/dev/shm cannot be used ({error}): each process counts for itself")
         self.image_shape = None if image_size is None else (channels, image_size, image_size)
         self._probe()
 
@@ -67,11 +107,11 @@ class ImageDataset(Dataset, ABC):
 
     @abstractmethod
     def _decode(self, index: int) -> Image.Image:
-        """Read and decode one image; any exception means that it is unreadable."""
+        """Read and decode one image; any exception but StorageError means it is unreadable."""
 
     def label(self, index: int) -> int | None:
         """The label of the image, None where it has none."""
-        return None
+        return None if self.labels is None else self.labels[index]
 
     @abstractmethod
     def _identity(self) -> Iterable[str]:
@@ -118,9 +158,19 @@ class ImageDataset(Dataset, ABC):
         """
         try:
             image = self._decode(index)
+        except StorageError:
+            raise
+        except UnidentifiedImageError:
+            raise UnreadableError(f"no image of the formats {', '.join(FORMATS)}") from None
         # Decoders raise nearly anything on damaged data.
         except Exception as error:
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
+        if (bits := image.info.get(USED_BITS)) and not self._dim_noted:
+            self._dim_noted = True
+            self._log(
+                f"{self.image_name(index)} has 16 bits of which only the lowest {bits} are used: "
+                "it becomes (nearly) black, and others may, too. Scale the values to 0..65535"
+            )
         try:
             for transform in self.pipeline:
                 image = transform(image)
@@ -157,12 +207,13 @@ class ImageDataset(Dataset, ABC):
         if self._unreadable[index]:
             return
         self._unreadable[index] = 1
+        self._reason = self._reason or f"{self.image_name(index)}: {error}"
+        if self.max_unreadable is None:
+            return
         found = int(self._unreadable.sum())
-        print_log(
+        self._log(
             f"unreadable image {self.image_name(index)} ({error}); the next readable one takes "
-            f"its place. {found} found so far, more than {self.max_unreadable} stop the run",
-            logger="current",
-            level=logging.WARNING,
+            f"its place. {found} found so far, more than {self.max_unreadable} stop the run"
         )
         if found > self.max_unreadable:
             raise self._too_many()
@@ -170,8 +221,16 @@ class ImageDataset(Dataset, ABC):
     def _too_many(self) -> TooManyUnreadableError:
         names = self.unreadable
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        return TooManyUnreadableError(
-            f"{self.name}: {len(names)} of {len(self)} images are unreadable, more than "
-            f"max_unreadable={self.max_unreadable} allows or all there are: {listed}. The log has "
-            "the reason for each; repair or remove them, or raise max_unreadable"
+        limit = (
+            ""
+            if self.max_unreadable is None
+            else f"max_unreadable={self.max_unreadable} allows or "
         )
+        return TooManyUnreadableError(
+            f"{self.name}: {len(names)} of {len(self)} images are unreadable, more than {limit}all "
+            f"there are: {listed}. The first reason: {self._reason or 'in the log'}. The log has "
+            "the others; repair or remove them, or raise max_unreadable"
+        )
+
+    def _log(self, text: str) -> None:
+        print_log(text, logger="current", level=logging.WARNING)

@@ -1,29 +1,33 @@
-"""Images in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published."""
+"""Images in an LMDB: CelebA-HQ as NVAE and DDGAN prepare it, and LSUN as it is published.
+
+The file is read without the library, which maps it into memory: a page that is missing (a download
+that broke off) or cannot be read (a network that is down) would kill the process. The format is
+that of LMDB 0.9 (``mdb.c`` and ``lmdb.h`` of OpenLDAP): a B+ tree of pages, little-endian.
+"""
 
 import contextlib
 import hashlib
-import io
 import math
-import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from ddgan.data.decoding import decode_image
+from ddgan.data.decoding import MAX_FILE_BYTES, decode_image, encode_png
 from ddgan.data.images import ImageDataset
+from ddgan.data.labels import LABELS, Entries, labels_json, parse_labels
+from ddgan.data.storage import PatientFile, patiently, read_file
 from ddgan.data.transforms import Transform
-from ddgan.data.zip_images import LABELS, parse_labels
+from ddgan.errors import UserError
 from ddgan.registry import DATASETS
 
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_IMAGE_START = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 # So many values, from all over the file, go into the digest with their content.
 _PROBES = 100
-# The library refuses to open an environment twice in one process. Each value has the process that
-# opened it, because an environment must not be used by a forked one.
-_opened: dict[str, tuple[int, Any]] = {}
 
 
 @DATASETS.register_module()
@@ -33,9 +37,9 @@ class ImageLMDB(ImageDataset):
     The order is that of the keys "0", "1", ... where the keys are these, else the sorted one.
     ``num_images`` takes only the first ones. Labels come from a ``dataset.json`` beside data.mdb,
     in the form that ImageZip reads, with keys for names. Nothing is written beside the data.
-    Raises ImportError without the package lmdb, FileNotFoundError for a missing path, ValueError
-    for a path that is no LMDB, has too few entries or labels of another form. The other arguments
-    and errors are those of ImageDataset.
+    Raises FileNotFoundError for a missing path, ValueError for a path that is no LMDB, is
+    truncated or damaged, has too few entries, entries that are no images, or labels of another
+    form. The other arguments and errors are those of ImageDataset.
     """
 
     def __init__(
@@ -44,30 +48,42 @@ class ImageLMDB(ImageDataset):
         pipeline: Sequence[dict | Transform] = (),
         image_size: int | None = None,
         channels: int = 3,
-        max_unreadable: int = 100,
+        max_unreadable: int | None = 100,
         num_images: int | None = None,
     ) -> None:
         self.path = Path(path)
-        if not self.path.exists():
+        if not patiently(self.path.exists, self.path):
             raise FileNotFoundError(
                 f"ImageLMDB: {self.path} does not exist; set path to the .lmdb folder (the one "
                 "that holds data.mdb) or file"
             )
-        with _environment(self.path).begin() as transaction:
-            entries = transaction.stat()["entries"]
-            if entries == 0:
-                raise ValueError(f"ImageLMDB: {self.path} is empty; set path to another")
-            count = entries if num_images is None else num_images
-            if not 1 <= count <= entries:
-                raise ValueError(
-                    f"ImageLMDB: {self.path} has {entries} entries, but num_images={num_images} "
-                    "asks for another number; expected at least 1 and no more than there are"
-                )
-            numbered = all(
-                transaction.get(str(i).encode()) is not None for i in (0, entries // 2, entries - 1)
+        file = self.path / "data.mdb" if self.path.is_dir() else self.path
+        if not patiently(file.is_file, file):
+            raise ValueError(f"ImageLMDB: {self.path} has no data.mdb; set path to an LMDB")
+        self._file = PatientFile(file)
+        try:
+            entries = list(_entries(self._file))
+        except (ValueError, struct.error, IndexError, OverflowError) as error:
+            raise ValueError(
+                f"ImageLMDB: {self.path} cannot be read as an LMDB of images ({error}); get it "
+                "again, or set path to another"
+            ) from error
+        if not entries:
+            raise ValueError(f"ImageLMDB: {self.path} is empty; set path to another")
+        count = len(entries) if num_images is None else num_images
+        if not 1 <= count <= len(entries):
+            raise ValueError(
+                f"ImageLMDB: {self.path} has {len(entries)} entries, but num_images={num_images} "
+                "asks for another number; expected at least 1 and no more than there are"
             )
-            self._keys = None if numbered else _first_keys(transaction, count)
-        self.labels = self._read_labels(count)
+        numbered = {entry.key for entry in entries} == {b"%d" % i for i in range(len(entries))}
+        if numbered:
+            entries.sort(key=lambda entry: int(entry.key))
+        self._keys = None if numbered else [entry.key for entry in entries[:count]]
+        self._spans = np.array([entry[1:] for entry in entries[:count]], dtype=np.int64)
+        sizes, frequencies = np.unique(self._spans[:, 1], return_counts=True)
+        self._raw_size = int(sizes[frequencies.argmax()])
+        self.labels = self._read_labels()
         super().__init__(f"lmdb {self.path}", count, pipeline, image_size, channels, max_unreadable)
 
     def image_name(self, index: int) -> str:
@@ -75,89 +91,181 @@ class ImageLMDB(ImageDataset):
         return f"{self.path}:{self._key(index).decode(errors='replace')}"
 
     def _key(self, index: int) -> bytes:
-        return str(index).encode() if self._keys is None else self._keys[index]
+        return b"%d" % index if self._keys is None else self._keys[index]
+
+    def _value(self, index: int) -> bytes:
+        offset, size = self._spans[index].tolist()
+        return self._file.read_at(offset, size)
 
     def _decode(self, index: int) -> Image.Image:
-        with _environment(self.path).begin() as transaction:
-            value = transaction.get(self._key(index))
-        if value is None:
-            raise KeyError(f"no entry {self._key(index)!r}")
+        value = self._value(index)
         side = math.isqrt(len(value) // 3)
         if 3 * side * side != len(value):
-            return decode_image(io.BytesIO(value), self.channels)
-        if value.startswith(_MAGIC):
+            return decode_image(value, self.channels)
+        if len(value) != self._raw_size:
+            # Raw images are all of one size: this is no image, such as the number of entries.
+            return decode_image(value, self.channels)
+        if value.startswith(_IMAGE_START):
             # The first pixels of a raw image can look like the beginning of an encoded one.
             with contextlib.suppress(Exception):
-                return decode_image(io.BytesIO(value), self.channels)
+                return decode_image(value, self.channels)
         image = Image.fromarray(np.frombuffer(value, dtype=np.uint8).reshape(side, side, 3))
         return image if self.channels == 3 else image.convert("L")
 
-    def label(self, index: int) -> int | None:
-        """The integer that ``dataset.json`` gives for the image."""
-        return None if self.labels is None else self.labels[index]
-
-    def _read_labels(self, count: int) -> list[int] | None:
+    def _read_labels(self) -> list[int] | None:
         path = self.path / LABELS
-        if not path.is_file():
+        if not patiently(path.is_file, path):
             return None
-        try:
-            return parse_labels(
-                path.read_bytes(), [self._key(i).decode(errors="replace") for i in range(count)]
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"ImageLMDB: {path} does not give an integer label for each key, as {{'labels': "
-                f"[[key, label], ...]}} ({type(error).__name__}: {error}); correct or remove it"
-            ) from error
+        names = [self._key(i).decode(errors="replace") for i in range(len(self._spans))]
+        return parse_labels(read_file(path, MAX_FILE_BYTES), LABELS, names, self.path)
 
     def _identity(self) -> Iterator[str]:
-        file = self.path / "data.mdb" if self.path.is_dir() else self.path
-        yield f"{len(self)} {file.stat().st_size}"
+        yield f"{len(self)} {self._file.size}"
         # Raw images of one size make files of one size: only the content tells them apart.
         probes = min(len(self), _PROBES)
-        with _environment(self.path).begin() as transaction:
-            for index in (i * (len(self) - 1) // max(1, probes - 1) for i in range(probes)):
-                value = transaction.get(self._key(index)) or b""
-                yield f"{self._key(index)!r} {len(value)} {hashlib.sha256(value).hexdigest()}"
+        for index in (i * (len(self) - 1) // max(1, probes - 1) for i in range(probes)):
+            value = self._value(index)
+            yield f"{self._key(index)!r} {len(value)} {hashlib.sha256(value).hexdigest()}"
         yield str(self.labels)
 
 
-def close_lmdb(path: str | Path) -> None:
-    """Close what this process has opened of the LMDB at ``path``, so that it can be moved."""
-    _, environment = _opened.pop(_key_of(Path(path)), (None, None))
-    if environment is not None:
-        environment.close()
+class _Entry(NamedTuple):
+    key: bytes
+    offset: int
+    size: int
 
 
-def _key_of(path: Path) -> str:
-    return str((path / "data.mdb" if path.is_dir() else path).resolve())
+_PAGE_HEADER = 16
+_MAGIC, _VERSION = 0xBEEFC0DE, 1
+_BRANCH, _LEAF = 0x01, 0x02
+_BIG_VALUE, _SUB_DATABASE, _DUPLICATES = 0x01, 0x02, 0x04
+_NO_PAGE = (1 << 64) - 1
+_MAX_DEPTH = 32
 
 
-def _environment(path: Path) -> Any:
+def _entries(file: PatientFile) -> Iterator[_Entry]:
+    """The entries of the unnamed database in the order of keys, without their values.
+
+    Raises ValueError for a file of another kind, a truncated or a damaged one, and for databases
+    inside of the database.
+    """
+    page_size, root, num_entries = _read_meta(file)
+    if root == _NO_PAGE:
+        return
+    found = 0
+    # Pages still to be read, the next one last, each with its depth.
+    pending = [(root, 1)]
+    while pending:
+        number, depth = pending.pop()
+        page = file.read_at(number * page_size, page_size)
+        if len(page) < page_size:
+            raise ValueError(f"its page {number} lies beyond its end: it is truncated")
+        own_number, _, flags, lower = struct.unpack_from("<QHHH", page)
+        if own_number != number or depth > _MAX_DEPTH or not flags & (_BRANCH | _LEAF):
+            raise ValueError(f"its page {number} is damaged")
+        count = (lower - _PAGE_HEADER) // 2
+        nodes = struct.unpack_from(f"<{count}H", page, _PAGE_HEADER)
+        if flags & _BRANCH:
+            children = [_child(page, node) for node in nodes]
+            pending += [(child, depth + 1) for child in reversed(children)]
+        else:
+            found += count
+            yield from (_leaf_entry(file, page, node, number, page_size) for node in nodes)
+        if found > num_entries or len(pending) * page_size > file.size:
+            raise ValueError("its pages form no tree: it is damaged")
+    if found != num_entries:
+        raise ValueError(f"it has {found} entries, but declares {num_entries}: it is damaged")
+
+
+def _read_meta(file: PatientFile) -> tuple[int, int, int]:
+    """Page size, root page and number of entries, of the later one of the two meta pages."""
+    first = file.read_at(_PAGE_HEADER, 136)
+    if len(first) < 136 or struct.unpack_from("<I", first)[0] != _MAGIC:
+        raise ValueError("it does not begin as an LMDB of a little-endian 64-bit machine does")
+    page_size = struct.unpack_from("<I", first, 24)[0]
+    if page_size & (page_size - 1) or not 512 <= page_size <= 1 << 16:
+        raise ValueError(f"its page size is {page_size}")
+    second = file.read_at(page_size + _PAGE_HEADER, 136)
+    if len(second) < 136:
+        raise ValueError("it ends within its second page: it is truncated")
+    meta = max(first, second, key=lambda meta: struct.unpack_from("<Q", meta, 128)[0])
+    magic, version = struct.unpack_from("<II", meta)
+    if magic != _MAGIC or version != _VERSION:
+        raise ValueError(f"its version is {version}, expected {_VERSION}")
+    last_page = struct.unpack_from("<Q", meta, 120)[0]
+    # Database 0 is that of free pages, 1 the unnamed one.
+    _, flags, _, _, _, _, num_entries, root = struct.unpack_from("<IHHQQQQQ", meta, 72)
+    if flags & _DUPLICATES:
+        raise ValueError("it has several values for a key, which no LMDB of images has")
+    if file.size < (last_page + 1) * page_size:
+        raise ValueError(
+            f"it has {file.size} bytes, but declares {(last_page + 1) * page_size}: it is truncated"
+        )
+    return page_size, root, num_entries
+
+
+def _child(page: bytes, node: int) -> int:
+    low, high, top = struct.unpack_from("<HHH", page, node)
+    return low | high << 16 | top << 32
+
+
+def _leaf_entry(file: PatientFile, page: bytes, node: int, number: int, page_size: int) -> _Entry:
+    low, high, flags, key_size = struct.unpack_from("<HHHH", page, node)
+    start = node + 8 + key_size
+    key, size = page[node + 8 : start], low | high << 16
+    if flags & (_SUB_DATABASE | _DUPLICATES):
+        raise ValueError(
+            f"its entry {key.decode(errors='replace')!r} is a database of its own, no image; "
+            "store the images in the unnamed one"
+        )
+    offset = number * page_size + start
+    if flags & _BIG_VALUE:
+        offset = struct.unpack_from("<Q", page, start)[0] * page_size + _PAGE_HEADER
+    elif start + size > page_size:
+        raise ValueError(f"its page {number} is damaged")
+    if size > MAX_FILE_BYTES or offset + size > file.size:
+        raise ValueError(f"the value of its entry {key.decode(errors='replace')!r} is damaged")
+    return _Entry(key, offset, size)
+
+
+# Of writing: bytes per transaction, and room for pages beside the values.
+_TRANSACTION = 1 << 26
+_PAGE = 4096
+
+
+def encode_for_lmdb(x: Tensor) -> bytes:
+    """Raw (H, W, 3) values, or a PNG file where their shape could not be told from their number."""
+    if len(x) == 3 and x.shape[1] == x.shape[2]:
+        return x.permute(1, 2, 0).contiguous().numpy().tobytes()
+    return encode_png(x)
+
+
+def write_lmdb(path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int) -> None:
+    """Store values under the keys "0", "1", ..., and labels in ``dataset.json`` beside them."""
     try:
         import lmdb
-    except ImportError as error:
-        raise ImportError("ImageLMDB needs the package lmdb: run 'pip install lmdb'") from error
+    except ImportError:
+        raise UserError("an LMDB is written by the package lmdb: run 'pip install lmdb'") from None
+    path.mkdir()
+    labels, pending, pending_bytes = [], [], 0
 
-    key, process = _key_of(path), os.getpid()
-    opener, environment = _opened.get(key, (None, None))
-    if opener == process:
-        return environment
-    if environment is not None:
-        environment.close()  # the copy that this worker process inherited
+    def put_pending() -> None:
+        with environment.begin(write=True) as transaction:
+            for key, value in pending:
+                transaction.put(key, value)
+
     try:
-        environment = lmdb.open(
-            str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
-        )
+        map_size = 2 * size + 4 * _PAGE * (count + 1024)
+        with lmdb.open(str(path), map_size=map_size, lock=False) as environment:
+            for i, (content, label) in enumerate(entries):
+                pending.append((str(i).encode(), content))
+                labels.append([str(i), label])
+                pending_bytes += len(content)
+                if pending_bytes >= _TRANSACTION:
+                    put_pending()
+                    pending, pending_bytes = [], 0
+            put_pending()
     except lmdb.Error as error:
-        raise ValueError(
-            f"ImageLMDB: {path} cannot be opened as an LMDB ({error}); expected the folder that "
-            "holds data.mdb, or the file itself"
-        ) from error
-    _opened[key] = (process, environment)
-    return environment
-
-
-def _first_keys(transaction: Any, count: int) -> list[bytes]:
-    keys = transaction.cursor().iternext(keys=True, values=False)
-    return [key for key, _ in zip(keys, range(count), strict=False)]
+        raise OSError(str(error)) from error
+    if labels[0][1] is not None:
+        (path / LABELS).write_text(labels_json(labels))

@@ -1,11 +1,15 @@
 """The IDX files of MNIST and of the data sets made in its form."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+from ddgan.data.storage import patiently, read_file
 
 _MAX_BYTES = 1 << 31
 
@@ -40,12 +44,10 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
 
     Raises ValueError where the file is damaged, or has another element type or dimension.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
+    content = io.BytesIO(read_file(Path(path), _MAX_BYTES))
+    compressed = content.getvalue()[:2] == b"\x1f\x8b"
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
-            return _parse(file, ndim)
+        return _parse(gzip.GzipFile(fileobj=content) if compressed else content, ndim)
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(
             f"{path} is not an IDX file of {ndim}-dimensional bytes: {error}; "
@@ -53,7 +55,7 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
         ) from error
 
 
-def _parse(file, ndim: int) -> np.ndarray:
+def _parse(file: BinaryIO, ndim: int) -> np.ndarray:
     magic = file.read(4)
     # Two zero bytes, the element type (8: unsigned byte), the number of dimensions.
     if magic != bytes((0, 0, 8, ndim)):
@@ -79,7 +81,11 @@ def _parse(file, ndim: int) -> np.ndarray:
 def _idx_candidates(root: Path, stem: str, ndim: int) -> Iterator[Path]:
     folders = (root, root / "raw", root / "MNIST" / "raw")
     names = [f"{stem}{joint}idx{ndim}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
-    return (path for path in (f / name for f in folders for name in names) if path.is_file())
+    return (
+        path
+        for path in (f / name for f in folders for name in names)
+        if patiently(path.is_file, path)
+    )
 
 
 def _find_idx(root: Path, stem: str, ndim: int) -> Path:

@@ -1,20 +1,25 @@
 """A zip of images, with optional labels."""
 
-import io
-import json
-import os
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image
 
 from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_image
-from ddgan.data.images import ImageDataset
+from ddgan.data.images import ImageDataset, LeftOut
+from ddgan.data.labels import LABELS, Entries, choose_labels, labels_json, parse_labels
+from ddgan.data.storage import PatientFile, patiently
 from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
 
-LABELS = "dataset.json"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+# What zipfile raises for damaged directories and contents.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
+_DAMAGE += (NotImplementedError, OverflowError)
 
 
 @DATASETS.register_module()
@@ -22,8 +27,9 @@ class ImageZip(ImageDataset):
     """All images of a zip file, in the order of their names.
 
     Labels come from ``dataset.json`` in the zip, ``{"labels": [[name, integer], ...]}`` as
-    StyleGAN's tools write it, unless ``use_labels`` is off. Raises FileNotFoundError for a missing
-    file, ValueError for one that is no zip, has no images, has labels of another form, or names
+    StyleGAN's tools write it, with names relative to it, unless ``use_labels`` is off. Raises
+    FileNotFoundError for a missing file, ValueError for one that is no zip, is encrypted or
+    compressed in a way that cannot be read, has no images, has labels of another form, or names
     that lead out of the folder that it would be unpacked to. The other arguments and errors are
     those of ImageDataset.
     """
@@ -34,27 +40,28 @@ class ImageZip(ImageDataset):
         pipeline: Sequence[dict | Transform] = (),
         image_size: int | None = None,
         channels: int = 3,
-        max_unreadable: int = 100,
+        max_unreadable: int | None = 100,
         use_labels: bool = True,
     ) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not patiently(self.path.is_file, self.path):
             hint = "; for a folder use type='ImageFolder'" if self.path.is_dir() else ""
             raise FileNotFoundError(
                 f"ImageZip: {self.path} is not a file{hint}; set path to your zip of images"
             )
-        self._handle = None
-        self._handle_pid = None
-        for entry in self._zip().infolist():
-            _check_name(entry.filename, self.path)
-        entries = [(e.filename, e.file_size) for e in self._zip().infolist() if _is_image(e)]
+        self._handle: zipfile.ZipFile | None = None
+        entries, label_files = self._list()
         if not entries:
             raise ValueError(
                 f"ImageZip: there are no images in {self.path}, expected files that end in one "
-                f"of {' '.join(SUFFIXES)}"
+                f"of {' '.join(SUFFIXES)}{self.left_out.text('; ')}"
             )
-        self.names, self._sizes = zip(*sorted(entries), strict=True)
-        self.labels = self._read_labels() if use_labels else None
+        self.names = sorted(entries)
+        self._stored_names = [entries[name] for name in self.names]
+        labels = choose_labels(list(label_files), self.path) if use_labels else None
+        if labels is not None:
+            content = self._read_labels(label_files[labels])
+            self.labels = parse_labels(content, labels, self.names, self.path)
         super().__init__(
             f"zip {self.path}", len(self.names), pipeline, image_size, channels, max_unreadable
         )
@@ -64,66 +71,65 @@ class ImageZip(ImageDataset):
         return f"{self.path}:{self.names[index]}"
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_handle": None, "_handle_pid": None}
+        return {**self.__dict__, "_handle": None}
 
     def _zip(self) -> zipfile.ZipFile:
-        # A forked worker shares the file position of an inherited handle with its parent, so
-        # each process opens its own.
-        if self._handle_pid != os.getpid():
+        if self._handle is None:
             try:
-                self._handle = zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile as error:
+                self._handle = zipfile.ZipFile(PatientFile(self.path))
+            except _DAMAGE as error:
                 raise ValueError(
                     f"ImageZip: {self.path} is not a whole zip file ({error}); get it again"
                 ) from error
-            self._handle_pid = os.getpid()
         return self._handle
 
-    def _read(self, name: str) -> bytes:
+    def _list(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Names with slashes, and as they are stored, of images and of ``dataset.json`` files."""
+        images: dict[str, str] = {}
+        labels: dict[str, str] = {}
+        self.left_out = LeftOut()
+        for entry in self._zip().infolist():
+            _check_name(entry.filename, self.path)
+            # Some programs of Windows store backslashes.
+            name = entry.filename.replace("\\", "/")
+            parts = name.split("/")
+            if name.endswith("/"):
+                continue
+            if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+                self.left_out.add("hidden", name)
+            elif parts[-1] == LABELS or name.lower().endswith(SUFFIXES):
+                _check_method(entry, self.path)
+                (labels if parts[-1] == LABELS else images)[name] = entry.filename
+            else:
+                self.left_out.add_by_ending(name)
+        return images, labels
+
+    def _read(self, stored_name: str) -> bytes:
         # zipfile never unpacks more than the declared size.
-        size = self._zip().getinfo(name).file_size
+        size = self._zip().getinfo(stored_name).file_size
         if size > MAX_FILE_BYTES:
-            raise ValueError(f"{name} unpacks to {size} bytes, over the limit of {MAX_FILE_BYTES}")
-        return self._zip().read(name)
+            raise ValueError(
+                f"{stored_name} unpacks to {size} bytes, over the limit of {MAX_FILE_BYTES}"
+            )
+        return self._zip().read(stored_name)
 
     def _decode(self, index: int) -> Image.Image:
-        return decode_image(io.BytesIO(self._read(self.names[index])), self.channels)
-
-    def label(self, index: int) -> int | None:
-        """The integer that ``dataset.json`` gives for the image."""
-        return None if self.labels is None else self.labels[index]
+        return decode_image(self._read(self._stored_names[index]), self.channels)
 
     def _identity(self) -> Iterator[str]:
-        for name, size in zip(self.names, self._sizes, strict=True):
-            yield f"{name} {size} {self._zip().getinfo(name).CRC}"
+        for name, stored_name in zip(self.names, self._stored_names, strict=True):
+            entry = self._zip().getinfo(stored_name)
+            yield f"{name} {entry.file_size} {entry.CRC}"
         yield str(self.labels)
 
-    def _read_labels(self) -> list[int] | None:
-        if LABELS not in self._zip().namelist():
-            return None
+    def _read_labels(self, stored_name: str) -> bytes:
         try:
-            return parse_labels(self._read(LABELS), self.names)
-        except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            return self._read(stored_name)
+        except _DAMAGE as error:
             raise ValueError(
-                f"ImageZip: {LABELS} in {self.path} does not give an integer label for each "
-                f"image, as {{'labels': [[name, label], ...]}} ({type(error).__name__}: "
-                f"{error}); correct it, or set use_labels=False"
+                f"ImageZip: {stored_name} in {self.path} is damaged ({error}); get the file again, "
+                "or set use_labels=False"
             ) from error
-
-
-def parse_labels(text: str | bytes, names: Sequence[str]) -> list[int] | None:
-    """The labels of the images ``names`` in a ``dataset.json``; None where it has none.
-
-    Raises ValueError, TypeError or KeyError where it has another form or leaves an image out.
-    """
-    listed = json.loads(text)["labels"]
-    if listed is None:
-        return None
-    by_name = dict(listed)
-    labels = [by_name[name] for name in names]
-    if any(type(label) is not int for label in labels):
-        raise TypeError("a label is not an integer")
-    return labels
 
 
 def _check_name(name: str, path: Path) -> None:
@@ -136,7 +142,27 @@ def _check_name(name: str, path: Path) -> None:
         )
 
 
-def _is_image(entry: zipfile.ZipInfo) -> bool:
-    parts = entry.filename.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return entry.filename.lower().endswith(SUFFIXES) and not hidden
+def _check_method(entry: zipfile.ZipInfo, path: Path) -> None:
+    if entry.flag_bits & 0x1:
+        raise ValueError(
+            f"ImageZip: {entry.filename!r} in {path} is encrypted; unpack the zip with its "
+            "password and use the folder"
+        )
+    if entry.compress_type not in _METHODS:
+        name = zipfile.compressor_names.get(entry.compress_type, entry.compress_type)
+        raise ValueError(
+            f"ImageZip: {entry.filename!r} in {path} is compressed with method {name}, which "
+            "Python cannot read; unpack the zip and use the folder, or zip it with 'deflate'"
+        )
+
+
+def write_zip(path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int) -> None:
+    """Store PNG files under StyleGAN's names, with its ``dataset.json`` of labels."""
+    labels = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for i, (content, label) in enumerate(entries):
+            name = f"{i // 1000:05d}/img{i:08d}.png"
+            # The same bytes at whatever time it is made.
+            file.writestr(zipfile.ZipInfo(name), content)
+            labels.append([name, label])
+        file.writestr(zipfile.ZipInfo(LABELS), labels_json(labels))

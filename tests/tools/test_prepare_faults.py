@@ -20,7 +20,7 @@ from test_prepare_data import (
 )
 
 from ddgan.data import ImageMemmap, prepare
-from ddgan.data.prepare_sources import open_source
+from ddgan.data.sources import open_source
 
 
 def prepare_and_die(source, made, form, workers, moment, after):
@@ -204,7 +204,7 @@ def test_only_one_process_at_a_time(tmp_path, call_tool, monkeypatch):
         assert held.wait(60)
         status, output = call_tool("prepare_data", tmp_path / "a.lmdb", tmp_path / "b.npy")
         assert status == 1
-        assert "another process is at work" in output
+        assert "in use by another process" in output
     finally:
         done.set()
         process.join()

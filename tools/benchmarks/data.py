@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ddgan.data import ImageFolder, ImageLMDB, ImageMemmap, ImageZip, ResumableSampler
 from ddgan.data.decoding import to_image
 from ddgan.data.prepare import prepare
-from ddgan.data.prepare_sources import open_source
+from ddgan.data.sources import open_source
 from ddgan.engine import load_config
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.registry import MODELS

@@ -1,13 +1,10 @@
-"""What images can be prepared from: any form that this package reads, told apart by its files."""
+"""Images in any form that this package reads, told apart by its files."""
 
-import logging
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from mmengine.logging import MMLogger
 from PIL import Image
 
 from ddgan.data import cifar10
@@ -24,9 +21,6 @@ from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import ImageZip
 from ddgan.errors import UserError
 
-# Every image may be broken: they are named and left out, not replaced.
-_NO_LIMIT = 1 << 62
-
 
 class ArrayImages(ImageDataset):
     """The images of a data set in memory, with the transforms of images in files."""
@@ -37,7 +31,7 @@ class ArrayImages(ImageDataset):
         pipeline: Sequence[dict | Transform],
         image_size: int | None,
         channels: int,
-        max_unreadable: int,
+        max_unreadable: int | None,
     ) -> None:
         self.data = data
         super().__init__(data.name, len(data), pipeline, image_size, channels, max_unreadable)
@@ -72,22 +66,22 @@ def open_source(
     or of no known kind, or its images have different sizes.
     """
     path = Path(path)
-    common = (pipeline, image_size, channels, _NO_LIMIT)
-    with _quiet():
-        try:
-            arrays = _arrays(path, split, num_stacked)
-            if arrays is not None:
-                return ArrayImages(arrays, *common)
-            if num_stacked is not None:
-                raise UserError(f"{path} has no MNIST (IDX) files, which --stacked is for")
-            return _kind(path)(path, *common)
-        except ValueError as error:
-            if isinstance(error.__cause__, MisfitError):
-                raise UserError(
-                    f"the images have different sizes: {str(error).split('; bring')[0]}; bring "
-                    "them to one with --size N (and --crop centre)"
-                ) from None
-            raise
+    # Every image may be broken: they are named and left out, not replaced.
+    common = (pipeline, image_size, channels, None)
+    try:
+        arrays = _arrays(path, split, num_stacked)
+        if arrays is not None:
+            return ArrayImages(arrays, *common)
+        if num_stacked is not None:
+            raise UserError(f"{path} has no MNIST (IDX) files, which --stacked is for")
+        return _kind(path)(path, *common)
+    except ValueError as error:
+        if isinstance(error.__cause__, MisfitError):
+            raise UserError(
+                f"the images have different sizes: {str(error).split('; bring')[0]}; bring "
+                "them to one with --size N (and --crop centre)"
+            ) from None
+        raise
 
 
 def _arrays(path: Path, split: str, num_stacked: int | None) -> BatchedDataset | None:
@@ -115,15 +109,3 @@ def _kind(path: Path) -> type[ImageDataset]:
         f"{path} is neither a folder nor a zip, LMDB or .npy file of images; unpack it if it is "
         "an archive of another kind"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings that unreadable images are replaced: here they are left out."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
