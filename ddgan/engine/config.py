@@ -1,57 +1,91 @@
-"""Reading configs, and refusing keys that nobody reads."""
+"""Load configs and reject unknown keys."""
 
 import difflib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mmengine import Config
 from mmengine.config import ConfigDict
 from mmengine.registry import Registry
-from mmengine.utils import get_object_from_string
+from mmengine.runner import Runner
+from mmengine.utils import get_object_from_string, import_modules_from_strings
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ddgan.diffusion import Diffusion
-from ddgan.engine.optim import PrecisionOptimWrapper
 from ddgan.errors import CheckpointError, ConfigError
 from ddgan.registry import REGISTRIES, SCOPE
 
-TOP_LEVEL_KEYS = frozenset(
-    """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
-    evaluation evaluation_dataset experiment_name load_from log_level model optim_wrapper
-    param_scheduler randomness resume train_cfg train_dataloader visualizer work_dir
-    launcher""".split()
-)
-_DICTS = {
-    "train_dataloader",
-    "default_hooks",
-    "optim_wrapper",
-    "evaluation",
-    "evaluation_dataset",
-    "env_cfg",
-    "randomness",
-}
 DEFAULT_HOOKS = {
     "logger": {"type": "TrainingLog"},
     "param_scheduler": {"type": "ParamSchedulerHook"},
     "replicas": {"type": "EqualReplicas"},
     "checkpoint": {"type": "AtomicCheckpoint"},
 }
-_DEFAULT_HOOK_PATHS = {f"default_hooks.{name}": hook for name, hook in DEFAULT_HOOKS.items()}
-_LOADER_KEYS = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn"}
-_CLIP_KEYS = {"type", "max_norm", "norm_type", "error_if_nonfinite", "foreach", "clip_value"}
 
-# The keys of the dicts that are not components, and so are not checked against a signature.
-_PLAIN_DICTS: dict[str, Iterable[str] | Callable] = {
-    "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
-    "env_cfg.mp_cfg": ("mp_start_method", "opencv_num_threads"),
-    "env_cfg.dist_cfg": ("backend", "timeout"),
-    "randomness": ("seed", "diff_rank_seed", "deterministic"),
-    "custom_imports": ("imports", "allow_failed_imports"),
-    "train_dataloader": _LOADER_KEYS | set(inspect.signature(DataLoader).parameters),
-    "model.diffusion": set(inspect.signature(Diffusion).parameters),
+# Paths within a config; an entry "*" stands for any key. First, what a dict has to hold (one that
+# has to hold nothing may also be None).
+_REQUIRED: dict[str, tuple[str, ...] | None] = {
+    "": ("model", "train_dataloader", "train_cfg", "optim_wrapper"),
+    "model": ("type",),
+    "train_cfg": ("type",),
+    "train_dataloader": ("dataset", "sampler", "batch_size"),
+    "train_dataloader.dataset": ("type",),
+    "train_dataloader.sampler": ("type",),
+    "optim_wrapper": ("constructor",),
+    "optim_wrapper.constructor": None,
+    "optim_wrapper.*": ("optimizer",),
+    "custom_hooks.*": ("type",),
+    "default_hooks": (),
+    "default_hooks.*": (),
+    "evaluation": (),
+    "evaluation.*": (),
+    "evaluation_dataset": (),
+    "env_cfg": (),
+    "randomness": (),
+}
+
+# The types of dicts that need not name one.
+_DEFAULT_TYPES = {
+    "optim_wrapper.*": "PrecisionOptimWrapper",
+    **{f"default_hooks.{name}": hook["type"] for name, hook in DEFAULT_HOOKS.items()},
+}
+
+
+def _names(*functions: Callable, without: Iterable[str] = ()) -> set[str]:
+    """The names of the functions' arguments, but for those of ``*args`` and ``**kwargs``."""
+    skipped = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    found = chain(*(inspect.signature(function).parameters.values() for function in functions))
+    return {p.name for p in found if p.kind not in skipped} - {"self", *without}
+
+
+# The training loop decides on these: it draws whole batches in one endless epoch.
+_LOOP_DECIDES = ("batch_sampler", "drop_last", "generator", "persistent_workers", "shuffle")
+
+# The keys of dicts that are no components.
+_KEYS: dict[str, set[str]] = {
+    "": set(
+        """compile custom_hooks custom_imports default_hooks default_scope device env_cfg
+        evaluation evaluation_dataset experiment_name launcher load_from log_level model
+        optim_wrapper param_scheduler randomness resume train_cfg train_dataloader visualizer
+        work_dir""".split()
+    ),
+    "custom_imports": _names(import_modules_from_strings),
+    "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+    "env_cfg.dist_cfg": {"backend", "timeout"},
+    "env_cfg.mp_cfg": _names(set_multi_processing, without=["distributed"]),
+    # Seeds that differ between the processes would break the draws of the global batch.
+    "randomness": _names(Runner.set_randomness, without=["diff_rank_seed"]),
+    "train_dataloader": _names(DataLoader, without=_LOOP_DECIDES),
+    "model.diffusion": _names(Diffusion),
+    "optim_wrapper.*.clip_grad": {"type"}
+    | _names(nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_, without=["parameters"]),
 }
 
 
@@ -86,12 +120,18 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def check_config(cfg: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the config has a key that nothing would read."""
-    _check_keys("the config", cfg, TOP_LEVEL_KEYS)
-    for missing in {"model", "train_dataloader", "train_cfg", "optim_wrapper"} - set(cfg):
-        raise ConfigError(f"the config has no {missing!r}; see configs/ddgan_cifar10.py for one")
-    _check_structure(cfg)
+    """Raise ConfigError if the config lacks a part or has a key that nothing would read."""
+    if not isinstance(cfg.get("custom_hooks") or [], (list, tuple)):
+        raise ConfigError(f"custom_hooks is {cfg['custom_hooks']!r}; expected a list of dicts")
     _check("", cfg)
+    if isinstance(schedulers := cfg.get("param_scheduler"), Mapping):
+        networks = cfg["optim_wrapper"].keys() - {"constructor"}
+        _check_keys("param_scheduler", schedulers, networks)
+        for name in networks - schedulers.keys():
+            raise ConfigError(
+                f"param_scheduler has no {name!r}; expected a list of schedulers, empty for a "
+                "constant learning rate"
+            )
 
 
 def find_component(name: str) -> Callable | None:
@@ -181,65 +221,24 @@ def check_trusted_types(node: Any, path: str = "model") -> None:
             check_trusted_types(value, f"{path}.{index}")
 
 
-def _check_structure(cfg: Mapping[str, Any]) -> None:
-    """Check the parts that are neither components nor plain dicts."""
-    for key in _DICTS & cfg.keys():
-        if cfg[key] is not None and not isinstance(cfg[key], Mapping):
-            raise ConfigError(f"{key} is {cfg[key]!r}; expected a dict")
-    if not isinstance(cfg.get("custom_hooks") or [], (list, tuple)):
-        raise ConfigError(f"custom_hooks is {cfg['custom_hooks']!r}; expected a list of dicts")
-    loader = cfg["train_dataloader"]
-    for path, node in {
-        "model": cfg["model"],
-        "train_cfg": cfg["train_cfg"],
-        "train_dataloader.dataset": loader.get("dataset"),
-        "train_dataloader.sampler": loader.get("sampler"),
-        **{f"custom_hooks.{i}": hook for i, hook in enumerate(cfg.get("custom_hooks") or [])},
-    }.items():
-        if not isinstance(node, Mapping) or "type" not in node:
-            raise ConfigError(f"{path} is {node!r}; expected a dict with a 'type'")
-    for name, hook in (cfg.get("default_hooks") or {}).items():
-        if hook is not None and not isinstance(hook, Mapping):
-            raise ConfigError(
-                f"default_hooks.{name} is {hook!r}; expected a dict, or None for none"
-            )
-        if hook is not None and "type" not in hook:
-            _check_keys("default_hooks", {name: hook}, DEFAULT_HOOKS)
-    if "constructor" not in cfg["optim_wrapper"]:
-        raise ConfigError(
-            "optim_wrapper has no constructor; expected 'PerNetworkOptimWrapperConstructor'"
-        )
-    for name, entry in (cfg.get("evaluation") or {}).items():
-        if not isinstance(entry, Mapping):
-            raise ConfigError(f"evaluation.{name} is {entry!r}; expected a dict, dict(num=…) say")
-    networks = {name: v for name, v in cfg["optim_wrapper"].items() if name != "constructor"}
-    for name, entry in networks.items():
-        if not isinstance(entry, Mapping) or "optimizer" not in entry:
-            raise ConfigError(
-                f"optim_wrapper.{name} is {entry!r}; expected dict(optimizer=dict(type=..., ...))"
-            )
-        if "type" not in entry:
-            _check_keys(f"optim_wrapper.{name}", entry, _parameters(PrecisionOptimWrapper))
-    if isinstance(schedulers := cfg.get("param_scheduler"), Mapping):
-        _check_keys("param_scheduler", schedulers, networks)
-        for name in networks.keys() - schedulers.keys():
-            raise ConfigError(
-                f"param_scheduler has no {name!r}; expected a list of schedulers, empty for a "
-                "constant learning rate"
-            )
-
-
 def _check(path: str, node: Any) -> None:
+    required, is_dict = _at(path, _REQUIRED), isinstance(node, Mapping)
+    if required or (required == () and node is not None):
+        lacking = sorted({*required} - {*(node if is_dict else ())})
+        if lacking or not is_dict:
+            shown = f"a dict of {[*node]}" if is_dict else repr(node)
+            raise ConfigError(
+                f"{path or 'the config'} is {shown}; expected a dict"
+                f"{f' with {lacking}' if lacking else ''}, as in "
+                "configs/ddgan_cifar10.py"
+            )
     if isinstance(node, Mapping):
-        if path.startswith("optim_wrapper.") and path.endswith(".clip_grad"):
-            # Its type is "norm" or "value", not a component.
-            _check_keys(path, node, _CLIP_KEYS)
-        elif "type" not in node and path in _DEFAULT_HOOK_PATHS:
-            _check_component(path, {**_DEFAULT_HOOK_PATHS[path], **node})
-        elif "type" in node:
-            _check_component(path, node)
-        elif path in _PLAIN_DICTS:
-            _check_keys(path, node, _PLAIN_DICTS[path])
+        if (keys := _at(path, _KEYS)) is not None:
+            _check_keys(path or "the config", node, keys)
+        elif name := node.get("type", _at(path, _DEFAULT_TYPES)):
+            _check_component(path, name, node)
+        elif path.startswith("default_hooks."):
+            _check_keys("default_hooks", {path.partition(".")[2]: node}, DEFAULT_HOOKS)
         for key, value in node.items():
             _check(f"{path}.{key}" if path else str(key), value)
     elif isinstance(node, (list, tuple)):
@@ -247,19 +246,23 @@ def _check(path: str, node: Any) -> None:
             _check(f"{path}.{index}", value)
 
 
-def _check_component(path: str, node: Mapping) -> None:
-    name = node["type"]
-    if isinstance(name, str):
-        component = find_component(name)
-        if component is None and "." in name:
-            component = get_object_from_string(name)
-        if component is None:
-            known = [key for candidate in REGISTRIES for key in candidate.module_dict]
-            raise ConfigError(
-                f"{path}.type is {name!r}, which is not registered{_hint(name, known)}"
-            )
-    else:
-        component = name
+def _at(path: str, table: Mapping[str, Any]) -> Any:
+    """The first entry of a table whose pattern fits the path, or None."""
+    keys = path.split(".")
+    for pattern, value in table.items():
+        wanted = pattern.split(".")
+        if len(wanted) == len(keys) and fnmatchcase(path, pattern):
+            return value
+    return None
+
+
+def _check_component(path: str, name: str | Callable, node: Mapping) -> None:
+    component: Callable | None = name if callable(name) else find_component(name)
+    if component is None and "." in name:
+        component = get_object_from_string(name)
+    if component is None:
+        known = [key for candidate in REGISTRIES for key in candidate.module_dict]
+        raise ConfigError(f"{path}.type is {name!r}, which is not registered{_hint(name, known)}")
     accepted = _parameters(component)
     if accepted is not None:
         label = f"{path} ({getattr(component, '__name__', component)})"
@@ -267,28 +270,26 @@ def _check_component(path: str, node: Mapping) -> None:
 
 
 def _parameters(component: Callable) -> set[str] | None:
-    """Return the names of a component's arguments, or None if it takes any."""
+    """The names of a component's arguments, or None if it takes any."""
     if not inspect.isclass(component):
-        return _names(component)[0]
+        return _names(component)
     names: set[str] = set()
     for base in component.__mro__:
         if "__init__" in vars(base):
-            own, is_open = _names(base.__init__)
-            names |= own
-            if not is_open:
+            names |= _names(base.__init__)
+            parameters = inspect.signature(base.__init__).parameters.values()
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
                 return names
     return None
 
 
-def _names(function: Callable) -> tuple[set[str], bool]:
-    parameters = inspect.signature(function).parameters.values()
-    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    fixed = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {p.name for p in parameters if p.kind not in fixed} - {"self"}, is_open
-
-
 def _check_keys(path: str, node: Mapping, known: Iterable[str]) -> None:
     for key in node:
+        if path == "train_dataloader" and key in _LOOP_DECIDES:
+            raise ConfigError(
+                f"train_dataloader.{key} would not be read, since the loop draws whole batches in "
+                "one endless epoch; remove it"
+            )
         if key not in known:
             raise ConfigError(f"{path} has no key {key!r}{_hint(key, known)}")
 

@@ -2,7 +2,6 @@
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
-    persistent_workers=False,
     pin_memory=True,
     dataset=dict(type="ImageMemmap", path="data/emoji64.npy", image_size=64),
     sampler=dict(type="ResumableSampler"),

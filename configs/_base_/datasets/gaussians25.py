@@ -1,7 +1,6 @@
 train_dataloader = dict(
     batch_size=512,
     num_workers=0,
-    persistent_workers=False,
     pin_memory=True,
     dataset=dict(type="Gaussians25"),
     sampler=dict(type="ResumableSampler"),

@@ -1,7 +1,6 @@
 train_dataloader = dict(
     batch_size=8,
     num_workers=4,
-    persistent_workers=True,
     pin_memory=True,
     dataset=dict(
         type="ImageLMDB",

@@ -1,7 +1,6 @@
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
-    persistent_workers=False,
     pin_memory=True,
     dataset=dict(type="StackedMNIST", root="data/mnist", split="train"),
     sampler=dict(type="ResumableSampler"),
