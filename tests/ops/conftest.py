@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ddgan.ops import backend
-from ddgan.ops.backend import built_for, load
+from ddgan.ops.backend import built_for, cpu_capability, load
 
 
 def need_compiled_cpu() -> None:
@@ -27,3 +27,10 @@ def compiled_cpu():
     need_compiled_cpu()
     with backend("cpu"):
         yield
+
+
+@pytest.fixture
+def vectorized_cpu(compiled_cpu):
+    """Run a test under the compiled CPU operators where convolutions are among them."""
+    if cpu_capability() == "baseline":
+        pytest.skip("convolutions are compiled for AVX2 and AVX-512")

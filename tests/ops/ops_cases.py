@@ -1,6 +1,6 @@
-"""Operations as functions of tensors alone, shared by the CPU and the GPU tests."""
+"""Operations as functions of tensors alone, and how they are compared with the reference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,7 +35,7 @@ class Case:
     def tensors(
         self, dtype: torch.dtype = torch.float64, device: str = "cpu", last: bool = False
     ) -> list[Tensor]:
-        """Return random tensors that require gradients."""
+        """Random tensors that require gradients."""
         generator = torch.Generator().manual_seed(len(self.name))
         made = [
             torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
@@ -51,7 +51,7 @@ def _with_rows(x: tuple[int, ...], rows: int) -> tuple[tuple[int, ...], ...]:
 
 
 def norm_case(name: str, groups: int, *x: int) -> Case:
-    """Return AdaGN with SiLU of an ``x`` of this shape."""
+    """AdaGN with SiLU of an ``x`` of this shape."""
     return Case(name, partial(_norm, groups=groups, activation="silu"), _with_rows(x, x[0]))
 
 
@@ -87,9 +87,59 @@ CASES = (
 
 
 def with_dtypes(*dtypes: torch.dtype) -> list[tuple[Case, torch.dtype]]:
-    """Return the cases with each dtype in which their derivatives are continuous.
+    """The cases with each dtype in which their derivatives are continuous.
 
     Half precision moves values across the clamp, where the derivative jumps.
     """
     half = (torch.float16, torch.bfloat16)
     return [(c, d) for c in CASES for d in dtypes if not ("clamp" in c.name and d in half)]
+
+
+def derivatives(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], order: int = 2
+) -> list[Tensor]:
+    """The value, its gradients and, of order 2, the gradients of the sum of their squares."""
+    y = function(*tensors)
+    cotangent = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).to(y)
+    cotangent.requires_grad_()
+    first = torch.autograd.grad(y, tensors, cotangent, create_graph=order > 1)
+    if order == 1:
+        return [y, *first]
+    penalty = sum(g.double().square().sum() for g in first)
+    second = torch.autograd.grad(
+        penalty, [cotangent, *tensors], allow_unused=True, materialize_grads=True
+    )
+    return [y, *first, *second]
+
+
+def assert_like_reference(
+    function: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    limit: float,
+    device: str = "cpu",
+    order: int = 2,
+) -> None:
+    """Compare the compiled operators on a device with the reference in float64 on the CPU."""
+    with ops.backend("torch"):
+        exact = [t.detach().double().requires_grad_() for t in tensors]
+        want = derivatives(function, exact, order)
+    with ops.backend(device):
+        got = derivatives(
+            function, [t.detach().to(device).requires_grad_() for t in tensors], order
+        )
+    assert got[0].dtype == tensors[0].dtype
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        error = (a.double().cpu() - b).abs().max() if b.numel() else 0
+        assert error <= limit * max(1.0, b.abs().max() if b.numel() else 0)
+
+
+def with_threads(*numbers: int) -> Iterator[int]:
+    """Set the number of threads to each of ``numbers`` in turn, and then back."""
+    before = torch.get_num_threads()
+    try:
+        for number in numbers:
+            torch.set_num_threads(number)
+            yield number
+    finally:
+        torch.set_num_threads(before)

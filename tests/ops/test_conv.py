@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ops_cases import with_threads
 from torch import Tensor
 
 from ddgan import ops
 from ddgan.ops.backend import kernels
 
-pytestmark = pytest.mark.usefixtures("compiled_cpu")
+pytestmark = pytest.mark.usefixtures("vectorized_cpu")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # Half an image, several images and several rows to a block; channels that leave lanes empty.
 SHAPES = (
@@ -36,7 +37,7 @@ def _double(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _derivatives(tensors: list[Tensor]) -> list[Tensor]:
-    """Return the result, its gradients and the gradients of their squares."""
+    """The result, its gradients and the gradients of their squares."""
     y = ops.same_conv2d(*tensors)
     first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
@@ -94,14 +95,7 @@ def test_operators_of_any_size(size, layouts, transposed, seed) -> None:
 
 def test_independent_of_threads_and_of_the_rest_of_the_batch() -> None:
     tensors = _tensors(5, 60, 70, 16, 16, torch.contiguous_format)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            results.append(_derivatives(tensors))
-    finally:
-        torch.set_num_threads(threads)
+    results = [_derivatives(tensors) for _ in with_threads(1, 2)]
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     x, weight, bias = tensors
     alone = torch.cat([ops.same_conv2d(x[i : i + 2], weight, bias) for i in (0, 2)])

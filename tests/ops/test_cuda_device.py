@@ -6,7 +6,7 @@
 
 import pytest
 import torch
-from ops_cases import Case, norm_case, with_dtypes
+from ops_cases import Case, assert_like_reference, norm_case, with_dtypes
 
 from ddgan import ops
 from ddgan.ops.backend import built_for, kernels
@@ -20,28 +20,10 @@ pytestmark = pytest.mark.gpu
 LIMITS = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
-def _derivatives(case: Case, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    y = case.function(*tensors)
-    cotangent = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape)
-    cotangent = cotangent.to(y.device, y.dtype).requires_grad_()
-    first = torch.autograd.grad(y, tensors, cotangent, create_graph=True)
-    penalty = sum(g.double().square().sum() for g in first)
-    second = torch.autograd.grad(
-        penalty, [cotangent, *tensors], allow_unused=True, materialize_grads=True
-    )
-    return [y, *first, *second]
-
-
 def _compare(case: Case, dtype: torch.dtype, last: bool) -> None:
-    tensors = case.tensors(dtype, last=last)
-    with ops.backend("torch"):
-        want = _derivatives(case, [t.detach().double().requires_grad_() for t in tensors])
-    with ops.backend("cuda"):
-        got = _derivatives(case, [t.detach().cuda().requires_grad_() for t in tensors])
-    for a, b in zip(got, want, strict=True):
-        assert a.dtype == dtype
-        error = (a.double().cpu() - b).abs().max().item()
-        assert error <= LIMITS[dtype] * max(1.0, b.abs().max().item())
+    assert_like_reference(
+        case.function, case.tensors(dtype, last=last), LIMITS[dtype], device="cuda"
+    )
 
 
 @pytest.mark.parametrize(("case", "dtype"), with_dtypes(*LIMITS), ids=str)

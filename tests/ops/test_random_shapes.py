@@ -1,9 +1,12 @@
 """Random shapes and parameters: the compiled operators against the float64 reference."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from ops_cases import assert_like_reference
 
 from ddgan import ops
 
@@ -13,25 +16,10 @@ SETTINGS = settings(
     settings.get_profile("ops"), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
+_assert_close = partial(assert_like_reference, order=1)
 factor = st.integers(1, 8)
 pad = st.integers(-3, 9)
 seed = st.integers(0, 2**16)
-
-
-def _compare(function, tensors, limit: float) -> None:
-    """Value and gradients in the tensors' dtypes against float64 of the reference."""
-    results = []
-    for name, cast in (("cpu", lambda t: t), ("torch", torch.Tensor.double)):
-        with ops.backend(name):
-            ins = [cast(t).detach().requires_grad_() for t in tensors]
-            y = function(*ins)
-            generator = torch.Generator().manual_seed(1)
-            cotangent = torch.randn(y.shape, generator=generator).to(y.dtype)
-            results.append([y, *torch.autograd.grad(y, ins, cotangent)])
-    for got, want in zip(*results, strict=True):
-        assert got.shape == want.shape
-        error = (got.double() - want).abs().max().item()
-        assert error <= limit * max(1.0, want.abs().max().item())
 
 
 @SETTINGS
@@ -56,7 +44,7 @@ def test_upfirdn2d(size, taps, factors, pads, separable, last, seed) -> None:
     x = torch.randn(size)
     x = x.to(memory_format=torch.channels_last) if last else x
     kernel = torch.randn(taps[0]).tolist() if separable else torch.randn(taps)
-    _compare(lambda x: ops.upfirdn2d(x, kernel, up, down, pads, 0.7), [x], 1e-4)
+    _assert_close(lambda x: ops.upfirdn2d(x, kernel, up, down, pads, 0.7), [x], 1e-4)
 
 
 @SETTINGS
@@ -71,7 +59,7 @@ def test_by_two(size, up, last, seed) -> None:
     torch.manual_seed(seed)
     x = torch.randn(size)
     x = x.to(memory_format=torch.channels_last) if last else x
-    _compare(ops.upsample2d if up else ops.downsample2d, [x], 1e-5)
+    _assert_close(ops.upsample2d if up else ops.downsample2d, [x], 1e-5)
 
 
 @SETTINGS
@@ -94,7 +82,7 @@ def test_ada_group_norm(batch, groups, width, size, shared, silu, last, offset, 
     x = x.to(memory_format=torch.channels_last) if last and x.ndim == 4 else x
     rows = [torch.randn(1 if shared else batch, c) for _ in range(2)]
     activation = "silu" if silu else None
-    _compare(
+    _assert_close(
         lambda x, a, b: ops.ada_group_norm(x, groups, a, b, 1e-3, activation),
         [x, *rows],
         1e-5 if offset == 0 else 2e-3,
@@ -119,4 +107,4 @@ def test_bias_leaky_relu(size, bias, slope, gain, last, seed) -> None:
     def function(x, bias=None):
         return ops.fused_bias_leaky_relu(x, bias, slope, gain)
 
-    _compare(function, tensors, 1e-5)
+    _assert_close(function, tensors, 1e-5)
