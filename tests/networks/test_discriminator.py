@@ -3,6 +3,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_checks import (
+    assert_autocast_keeps_the_dtype,
+    assert_compiles,
+    assert_slope,
+    assert_trains_every_parameter,
+    squared_gradient,
+)
 
 from ddgan.networks import TimeDependentDiscriminator, minibatch_stddev
 
@@ -12,7 +19,7 @@ TABLE_7_CIFAR10 = ((128, False), (256, True), (512, True), (512, True), (512, Tr
 
 
 def build(blocks=((6, False), (8, True)), **options) -> TimeDependentDiscriminator:
-    """Return a tiny discriminator whose weights are far from the almost-zero initial ones."""
+    """A tiny discriminator whose weights are far from the almost-zero initial ones."""
     torch.manual_seed(0)
     options = {"in_channels": 2, "stem_channels": 4, "time_embedding_dim": 8} | options
     network = TimeDependentDiscriminator(blocks=blocks, **options)
@@ -31,8 +38,7 @@ def images(n, size=4, channels=1, dtype=torch.float32):
 
 def r1_penalty(network, x_prev, t, x_t):
     x_prev = x_prev.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(network(x_prev, t, x_t).sum(), x_prev, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
+    return squared_gradient(network(x_prev, t, x_t), x_prev) / len(x_prev)
 
 
 def table_7_count(blocks, channels=128):
@@ -88,29 +94,14 @@ def test_penalty_on_gradients_reaches_every_weight(n, head_conv):
     arguments = images(n)
     logits = network(*arguments)
     assert logits.shape == (n, 1)
-    (logits.mean() + r1_penalty(network, *arguments)).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
+    assert_trains_every_parameter(network, logits.mean() + r1_penalty(network, *arguments))
 
 
 def test_second_derivatives_agree_with_finite_differences():
     network = build(blocks=((3, True),), stem_channels=3).double()
     x_prev, t, x_t = images(2, dtype=torch.float64)
-    weights = [network.stem.weight, network.blocks[0].conv1.weight, network.head_conv.weight]
-    gradients = torch.autograd.grad(r1_penalty(network, x_prev, t, x_t), weights)
-    step = 1e-6
-    for weight, gradient in zip(weights, gradients, strict=True):
-        direction = torch.randn_like(weight)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                weight += sign * step * direction
-            values.append(r1_penalty(network, x_prev, t, x_t).item())
-            with torch.no_grad():
-                weight -= sign * step * direction
-        slope = (values[0] - values[1]) / (2 * step)
-        assert slope == pytest.approx((gradient * direction).sum().item(), rel=1e-5, abs=1e-9)
+    for weight in (network.stem.weight, network.blocks[0].conv1.weight, network.head_conv.weight):
+        assert_slope(lambda: r1_penalty(network, x_prev, t, x_t), weight)
 
 
 def test_time_and_both_images_matter():
@@ -140,18 +131,12 @@ def test_a_single_pixel_needs_no_down_block():
 
 
 def test_autocast_keeps_the_dtype_of_the_input():
-    network = build()
-    expected = network(*images(4))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(*images(4))
-    assert logits.dtype == torch.float32
-    assert (logits - expected).norm() < 0.1 * expected.norm()
+    assert_autocast_keeps_the_dtype(build(), *images(4))
 
 
 def test_forward_compiles_to_one_graph():
     network = build()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*images(7)), network(*images(7)))
+    assert_compiles(network, *images(7))
 
 
 @pytest.mark.parametrize(

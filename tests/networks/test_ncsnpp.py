@@ -3,6 +3,11 @@ import itertools
 
 import pytest
 import torch
+from network_checks import (
+    assert_autocast_keeps_the_dtype,
+    assert_compiles,
+    assert_trains_every_parameter,
+)
 from torch import nn
 
 from ddgan.diffusion import shared_index
@@ -23,7 +28,7 @@ TINY = {
 
 
 def build(**options) -> NCSNpp:
-    """Return a tiny generator whose weights are far from the almost-zero initial ones."""
+    """A tiny generator whose weights are far from the almost-zero initial ones."""
     torch.manual_seed(0)
     network = NCSNpp(**(TINY | options))
     with torch.no_grad():
@@ -45,12 +50,8 @@ def check_forward_and_backward(network: NCSNpp) -> None:
     out = network(x_t, t, z)
     assert out.shape == x_t.shape
     assert out.isfinite().all()
-    (out * torch.randn(out.shape)).sum().backward()
+    assert_trains_every_parameter(network, (out * torch.randn(out.shape)).sum())
     assert x_t.grad.abs().sum() > 0
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
     for projection in (network.time_projection, network.style_projection):
         if projection is not None:
             for part in projection.weight.grad.split(projection.widths):
@@ -186,8 +187,7 @@ def test_dropout_acts_in_training_only():
 
 def test_forward_compiles_to_one_graph():
     network = build().eval()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs(network)), network(*inputs(network)))
+    assert_compiles(network, *inputs(network))
 
 
 def test_channels_last_gives_the_same_output():
@@ -201,11 +201,7 @@ def test_channels_last_gives_the_same_output():
 
 def test_autocast_keeps_the_dtype_of_the_input():
     network = build(tanh=False).eval()
-    expected = network(*inputs(network))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = network(*inputs(network))
-    assert out.dtype == torch.float32
-    assert (out - expected).norm() < 0.1 * expected.norm()
+    assert_autocast_keeps_the_dtype(network, *inputs(network))
 
 
 def test_double_precision_agrees_with_single():

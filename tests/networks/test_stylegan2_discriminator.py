@@ -3,6 +3,12 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import (
+    assert_compiles,
+    assert_slope,
+    assert_trains_every_parameter,
+    squared_gradient,
+)
 
 from ddgan.networks import StyleGAN2Discriminator, minibatch_stddev
 
@@ -27,38 +33,14 @@ def test_penalty_on_gradients_reaches_every_weight(architecture, conditional):
     )
     x = images(5).requires_grad_()
     logits = network(x, torch.rand(5) if conditional else None)
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    (logits.mean() + gradient.square().sum()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def slope(function, parameter):
-    """Return the analytic and the finite-difference derivative along a random direction."""
-    (gradient,) = torch.autograd.grad(function(), parameter)
-    direction = torch.randn_like(parameter)
-    values = []
-    for step in (1e-6, -2e-6):
-        with torch.no_grad():
-            parameter += step * direction
-        values.append(function().item())
-    with torch.no_grad():
-        parameter += 1e-6 * direction
-    return (gradient * direction).sum().item(), (values[0] - values[1]) / 2e-6
+    assert_trains_every_parameter(network, logits.mean() + squared_gradient(logits, x))
 
 
 def test_second_derivatives_agree_with_finite_differences():
     d = discriminator(time_embedding_dim=8).double()
     x, t = images(2, torch.float64).requires_grad_(), torch.tensor([0.1, 0.8])
-
-    def r1():
-        (gradient,) = torch.autograd.grad(d(x, t).sum(), x, create_graph=True)
-        return gradient.square().sum()
-
     for parameter in (d.blocks[0].conv2.weight, d.time.embedding.weight):
-        analytic, numeric = slope(r1, parameter)
-        assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+        assert_slope(lambda: squared_gradient(d(x, t), x), parameter)
 
 
 def leaky(x):
@@ -120,8 +102,7 @@ def test_stddev_group_couples_the_samples_of_a_group_only():
 
 def test_forward_compiles_to_one_graph():
     network, x, t = discriminator(time_embedding_dim=8), images(5), torch.linspace(0, 1, 5)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, t), network(x, t))
+    assert_compiles(network, x, t)
 
 
 def test_discriminator_arguments_are_checked():

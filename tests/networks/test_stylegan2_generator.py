@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import assert_compiles, assert_slope, assert_trains_every_parameter
 
 from ddgan.diffusion import SampleNoise
 from ddgan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2_generator
@@ -23,7 +24,7 @@ def count(module):
 
 
 def generator(**options) -> StyleGAN2Generator:
-    """Return a tiny generator in evaluation mode, with noise and biases."""
+    """A tiny generator in evaluation mode, with noise and biases."""
     torch.manual_seed(0)
     sizes = {"latent_dim": 5, "w_dim": 7, "num_mapping_layers": 2}
     network = StyleGAN2Generator(**{**SMALL, **sizes, **options}).eval()
@@ -87,23 +88,7 @@ def test_shapes(size, channels):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_generator_trains_every_parameter(architecture):
     network = generator(architecture=architecture).train()
-    network(latents(3)).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def slope(function, parameter):
-    """Return the analytic and the finite-difference derivative along a random direction."""
-    (gradient,) = torch.autograd.grad(function(), parameter)
-    direction = torch.randn_like(parameter)
-    values = []
-    for step in (1e-6, -2e-6):
-        with torch.no_grad():
-            parameter += step * direction
-        values.append(function().item())
-    with torch.no_grad():
-        parameter += 1e-6 * direction
-    return (gradient * direction).sum().item(), (values[0] - values[1]) / 2e-6
+    assert_trains_every_parameter(network, network(latents(3)).square().sum())
 
 
 def test_second_derivatives_agree_with_finite_differences():
@@ -117,8 +102,7 @@ def test_second_derivatives_agree_with_finite_differences():
 
     first, second = g.synthesis.blocks
     for parameter in (first.layer1.conv.weight, second.layer2.conv.affine.weight):
-        analytic, numeric = slope(path_length, parameter)
-        assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-8)
+        assert_slope(path_length, parameter)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -249,8 +233,7 @@ def test_clamp_bounds_the_image_and_autocast_hardly_changes_it(architecture):
 @pytest.mark.parametrize("training", [False, True])
 def test_forward_compiles_to_one_graph(training):
     network, z = generator().train(training), latents(3)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(z, noise="const"), network(z, noise="const"))
+    assert_compiles(network, z, noise="const")
 
 
 @pytest.mark.parametrize("network", [StyleGAN2Generator, StyleGAN2Discriminator])
