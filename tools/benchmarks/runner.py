@@ -88,8 +88,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--widths",
         nargs="+",
         type=int,
-        default=[8, 1024],
-        help="hidden_dim of both networks, for steps of several lengths (default 8 1024)",
+        default=[8, 768],
+        help="hidden_dim of both networks, for steps of several lengths (default 8 768)",
     )
     parser.add_argument("--iterations", type=int, default=200)
 
