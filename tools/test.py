@@ -70,9 +70,9 @@ def choose_files(files: list[str], options: dict[str, Any]) -> tuple[Config, Pat
         raise UserError(f"{files}: expected at most one config and one checkpoint")
     path = Path(checkpoints[0]) if checkpoints else newest_checkpoint(configs)
     own, _, info = read_weights(path)
-    source: dict[str, Any] = {"config": config_name(own), **info}
-    if "iteration" in source:
-        source["iteration"] = int(source["iteration"])
+    counts = ("iteration", "images_seen", "global_batch_size")
+    numbers = {key: int(info[key]) for key in counts if key in info}
+    source: dict[str, Any] = {"config": config_name(own), **info, **numbers}
     if configs:
         config = load_config(configs[0], options)
         return config, path, {**source, "config": Path(configs[0]).stem}

@@ -224,6 +224,9 @@ def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str,
     try:
         meta, state = content["meta"], content["state_dict"]
         info = {"iteration": str(int(meta["iter"])), "training_seed": str(meta["seed"])}
+        # Checkpoints of the first versions lack the latter.
+        counts = {"samples_seen": "images_seen", "global_batch_size": "global_batch_size"}
+        info |= {name: str(int(meta[key])) for key, name in counts.items() if key in meta}
         config = meta["config"]
         if not isinstance(state, Mapping):
             raise TypeError(f"state_dict is {type(state).__name__}")

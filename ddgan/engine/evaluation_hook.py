@@ -100,7 +100,12 @@ class EvaluateMetrics(Hook):
     def _publish(self, runner: Runner, done: int, results: dict[str, Result]) -> None:
         scalars: dict[str, float] = {}
         for name, result in results.items():
-            result.protocol.update(iteration=done, config=config_name(runner.cfg))
+            result.protocol.update(
+                iteration=done,
+                config=config_name(runner.cfg),
+                images_seen=runner.train_loop.samples_seen,
+                global_batch_size=runner.train_loop.global_batch_size,
+            )
             path = Path(runner.work_dir) / f"iter_{done}.pth"
             write_record(path, name, result.values, result.protocol, result.version)
             for key, value in result.values.items():

@@ -284,6 +284,8 @@ class Evaluator:
                     else metric(fake["samples"])
                 )
             sources = _sources(metric, group) if group else {}
+            if settings := getattr(metric, "settings", None):
+                sources["settings"] = settings
             version = getattr(metric, "version", "1")
             report(name, Result(done[id(metric)], {"num": num, **protocol, **sources}, version))
 

@@ -54,8 +54,9 @@ class FeatureMetric(ABC):
 
     ``extractor`` is the config of the component of MODELS that computes the features, ``num`` the
     number of samples. ``needs`` names the real data to compare with: nothing, the statistics of all
-    images, or the features of ``num_real`` images at most (None: all). ``version`` changes when the
-    values do. ``higher_is_better`` says for each value which way is better.
+    images, or the features of ``num_real`` images at most (None: all). ``settings`` go into the
+    record. ``version`` changes when the values do. ``higher_is_better`` says for each value which
+    way is better.
     """
 
     needs: ClassVar[Literal["nothing", "statistics", "features"]]
@@ -63,6 +64,7 @@ class FeatureMetric(ABC):
     extractor: dict[str, Any]
     num: int
     num_real: int | None = None
+    settings: Mapping[str, Any] = {}
     version: str
 
     @abstractmethod
@@ -110,6 +112,7 @@ class InceptionScore(FeatureMetric):
         self.extractor = dict(extractor or {"type": "InceptionExtractor"})
         self.num = num
         self.splits = splits
+        self.settings = {"splits": splits}
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Features, real: Real = None) -> dict[str, float]:
@@ -185,6 +188,7 @@ class _ManifoldMetric(FeatureMetric):
     ) -> None:
         self.extractor = dict(extractor or {"type": "VGG16Extractor"})
         self.num, self.num_real, self.k = num, num_real, k
+        self.settings = {"k": k}
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
         """The values; raises UserError for at most k images."""

@@ -1,11 +1,14 @@
 """Every experiment of both papers and the trainings they take: ``experiments.yaml``."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ddgan.engine import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +65,15 @@ def config_path(name: str) -> Path:
         if (path := ROOT / folder / f"{name}.py").is_file():
             return path
     raise FileNotFoundError(f"there is no config {name} in {ROOT / 'configs'}")
+
+
+@functools.cache
+def global_batch_size(training: str) -> int | None:
+    """The global batch that a training's config is made for; None for an unknown training."""
+    if training not in TRAININGS:
+        return None
+    entry = TRAININGS[training]
+    return load_config(entry.full.config).train_dataloader.batch_size * max(entry.gpus, 1)
 
 
 def _training(name: str, small: dict, options: Mapping | None = None, **entry) -> Training:

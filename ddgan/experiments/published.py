@@ -1,6 +1,6 @@
 """The papers' tables as published, and which config stands for which row: ``papers.yaml``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,17 +9,26 @@ import yaml
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading, its number of decimals, and the record and value that fill it here."""
+    """A column's heading, decimals, the record and value that fill it here, and its protocol.
+
+    ``num`` replaces the table's number of samples.
+    """
 
     label: str
     digits: int
     metric: str
     value: str
+    extractor: str = ""
+    splits: int | None = None
+    num: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a paper: ``rows`` maps a system to the values of the columns."""
+    """One table of a paper: ``rows`` maps a system to the values of the columns.
+
+    Its protocol: ``num`` samples, compared with a training set of one of the sizes ``real``.
+    """
 
     source: str
     title: str
@@ -27,6 +36,7 @@ class Table:
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[float | None, ...]]
     ours: Mapping[str, str | None]
+    real: Sequence[int] = ()
     note: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
 

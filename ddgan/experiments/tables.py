@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ddgan.experiments.catalogue import global_batch_size
 from ddgan.experiments.measured import Measured, newest_of
 from ddgan.experiments.published import COLUMNS, Table
 
@@ -48,22 +49,33 @@ def markdown_table(table: Table, measured: Iterable[Measured]) -> str:
 
 
 def differences(one: Measured, column: str, table: Table) -> list[str]:
-    """How the measurement of a column differs from the table's protocol."""
-    metric = COLUMNS[column].metric
-    protocol = one.protocols.get(metric)
-    if protocol is None:
+    """How the measurement of a column, and the training, differ from the published protocol."""
+    place = COLUMNS[column]
+    protocol = one.protocols.get(place.metric)
+    if protocol is None or column == "nfe":
         return []
-    notes = []
     if column == "time":
-        notes.append(f"measured on {protocol.get('device_name') or protocol.get('device')}")
-    elif column != "nfe":
-        if (num := protocol.get("num")) is not None and num != table.num:
-            notes.append(f"{num:,} samples instead of {table.num:,}")
-        extractor = extractor_name(protocol)
-        if extractor and "inception" not in extractor.lower() and metric != "modes":
-            notes.append(f"features of {extractor} instead of the published Inception's")
+        device = str(protocol.get("device_name") or protocol.get("device"))
+        return [] if "V100" in device else [f"measured on {device}"]
+    notes = []
+    num, expected = protocol.get("num"), place.num or table.num
+    if num is not None and num != expected:
+        notes.append(f"{num:,} samples instead of {expected:,}")
+    extractor = extractor_name(protocol)
+    if extractor and place.extractor and place.extractor not in extractor.lower():
+        notes.append(f"features of {extractor} instead of {place.extractor}'s")
+    splits = protocol.get("settings", {}).get("splits")
+    if place.splits and splits and splits != place.splits:
+        notes.append(f"{splits} splits instead of {place.splits}")
+    real = protocol.get("real", {}).get("num")
+    if real is not None and table.real and real not in table.real:
+        sizes = " or ".join(f"{size:,}" for size in table.real)
+        notes.append(f"compared with {real:,} images instead of {sizes}")
     if protocol.get("ema") is False:
         notes.append("the generator as trained, not its average")
+    batch, intended = protocol.get("global_batch_size"), global_batch_size(one.config)
+    if batch is not None and intended is not None and batch != intended:
+        notes.append(f"trained with a global batch of {batch:,} instead of {intended:,}")
     return notes
 
 

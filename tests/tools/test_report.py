@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddgan.engine import load_config
+from ddgan.evaluation.evaluator import build_metrics
 from ddgan.experiments import (
+    COLUMNS,
     TABLES,
     convergence_curves,
     markdown_table,
     quality_time_points,
     read_measured,
 )
-from ddgan.experiments.tables import format_published
+from ddgan.experiments.catalogue import config_path
+from ddgan.experiments.tables import differences, format_published
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,17 +66,82 @@ def test_other_protocols_are_named_in_footnotes(tmp_path):
     config = {"config": "configs/spigan_lsunchurch256.py"}
     write(run, 900, "recall", {"recall": 0.5}, num=50_000, **config)
     write(run, 900, "coverage", {"coverage": 0.25}, num=1_000, ema=False,
-          extractor={"name": "dinov2"}, **config)  # fmt: skip
+          extractor={"name": "dinov2"}, real={"num": 5_000}, global_batch_size=32,
+          **config)  # fmt: skip
     report = markdown_table(TABLES["spigan-6"], read_measured([tmp_path]))
     row = next(line for line in report.splitlines() if "spigan_lsunchurch256" in line)
     name = "**spigan_lsunchurch256** (second try), iteration 900"
-    assert row == f"| {name} | **0.50** | **0.25**² ³ ⁴ |"
-    notes = re.findall(r"^([¹²³⁴]) (.*?) *$", report, re.M)
-    assert [number for number, _ in notes] == ["¹", "²", "³", "⁴"]
+    assert row == f"| {name} | **0.50** | **0.25**² ³ ⁴ ⁵ ⁶ |"
+    notes = re.findall(r"^([¹²³⁴⁵⁶]) (.*?) *$", report, re.M)
+    assert [number for number, _ in notes] == ["¹", "²", "³", "⁴", "⁵", "⁶"]
     assert notes[0][1].startswith("the text has the values without the systems' names")
-    assert notes[1][1] == "1,000 samples instead of 50,000"
-    assert notes[2][1] == "features of dinov2 instead of the published Inception's"
-    assert notes[3][1] == "the generator as trained, not its average"
+    assert [text for _, text in notes[1:]] == [
+        "1,000 samples instead of 10,000",
+        "features of dinov2 instead of vgg16's",
+        "compared with 5,000 images instead of 120,000 or 126,227",
+        "the generator as trained, not its average",
+        "trained with a global batch of 32 instead of 64",
+    ]
+
+
+# As tools/test.py records them.
+INCEPTION, VGG16 = ({"extractor": {"name": name}} for name in ("inception_fid", "vgg16_fc2"))
+
+CELEBA = {"num": 30_000, "real": {"num": 27_000}}
+
+
+@pytest.mark.parametrize(
+    ("table", "config", "metric", "protocol"),
+    [
+        ("ddgan-2", "ddgan_cifar10", "fid", INCEPTION),
+        ("ddgan-2", "ddgan_cifar10", "recall", VGG16),
+        ("ddgan-4", "ddgan_celebahq256", "fid", INCEPTION | CELEBA),
+        ("spigan-6", "spigan_lsunchurch256", "coverage", VGG16 | {"num": 10_000}),
+        ("spigan-2", "ddgan_cifar10", "is", INCEPTION | {"settings": {"splits": 1}}),
+        ("ddgan-1", "ddgan_cifar10", "time", {"num": 100, "device_name": "Tesla V100-SXM2-16GB"}),
+        ("ddgan-3", "ddgan_stackedmnist", "modes", {"num": 25_600, "global_batch_size": 256}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_the_published_protocol_has_no_footnote(tmp_path, table, config, metric, protocol):
+    values = {"seconds": 0.3, "modes": 999, "kl": 0.1, metric: 0.5}
+    write(tmp_path / config, 10, metric, values, **{"num": 50_000, **protocol})
+    (one,) = read_measured([tmp_path])
+    columns = [column for column in TABLES[table].columns if COLUMNS[column].metric == metric]
+    assert columns
+    assert all(differences(one, column, TABLES[table]) == [] for column in columns)
+
+
+def test_each_difference_of_a_column_has_a_footnote(tmp_path):
+    run = tmp_path / "ddgan_cifar10"
+    write(run, 10, "recall", {"recall": 0.5}, num=50_000, **INCEPTION)
+    write(run, 10, "is", {"is": 9.5}, num=50_000, settings={"splits": 10}, **INCEPTION)
+    write(run, 10, "time", {"seconds": 0.5}, device_name="H100")
+    (one,) = read_measured([tmp_path])
+    notes = {
+        column: differences(one, column, TABLES["ddgan-1"]) for column in ("recall", "is", "time")
+    }
+    assert notes == {
+        "recall": ["features of inception_fid instead of vgg16's"],
+        "is": ["10 splits instead of 1"],
+        "time": ["measured on H100"],
+    }
+
+
+def test_what_configs_measure_is_what_the_tables_ask_for():
+    """The number of samples of each metric that a table of CelebA-HQ or StackedMNIST shows."""
+    for table in TABLES.values():
+        for config in table.ours:
+            path = config_path(config)
+            own = load_config(path).get("evaluation", {})
+            for column in table.columns:
+                place = COLUMNS[column]
+                if place.metric in ("time", "nfe"):
+                    continue
+                if place.metric == "is":  # torch-fidelity may be missing; all ask for its default.
+                    continue
+                metric = build_metrics([place.metric], own)[place.metric]
+                assert metric.num == (place.num or table.num), (config, column)
 
 
 def test_values_of_different_checkpoints_are_not_mixed(tmp_path):
