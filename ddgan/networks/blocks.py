@@ -58,7 +58,7 @@ class ResBlock(Checkpointed):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         if len(time) == 1:  # then it is a part of the convolution's bias
-            bias = self.conv1.bias + time[0]
+            bias = self.conv1.bias + time[0]  # type: ignore[operator]
             h = same_conv2d(h, self.conv1.weight, bias)
         else:
             h = self.conv1(h).add_(time[:, :, None, None])
@@ -134,7 +134,7 @@ class DownLevel(nn.Module):
             skips.append(h)
         if self.downsample is not None:
             h = self.downsample(h, *next(conditions))
-            h = pyramid = self.pyramid(h, pyramid)
+            h = pyramid = self.pyramid(h, pyramid)  # type: ignore[misc]
             skips.append(h)
         return skips, pyramid
 

@@ -88,6 +88,8 @@ class TimeDependentDiscriminator(nn.Module):
     an empty block list and odd ``in_channels``.
     """
 
+    memory_format: torch.memory_format
+
     def __init__(
         self,
         in_channels: int = 6,

@@ -54,7 +54,7 @@ def conv2d(
     kind = SameConv2d if same else nn.Conv2d
     layer = kind(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
     scaled_uniform_(layer.weight, fan, scale)
-    if bias:
+    if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -98,8 +98,9 @@ def set_options(network: nn.Module, checkpoint_activations: bool, channels_last:
     for module in network.modules():
         if isinstance(module, Checkpointed):
             module.checkpoint_activations = checkpoint_activations
-    network.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    network.to(memory_format=network.memory_format)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network.memory_format = layout  # type: ignore[assignment]
+    network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 class SplitLinear(nn.Linear):
@@ -116,7 +117,7 @@ class SplitLinear(nn.Linear):
             scaled_uniform_(part, fan)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Map (N, in_features) to one (N, width) per width."""
         return super().forward(x).split(self.widths, dim=-1)
 

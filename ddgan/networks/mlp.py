@@ -191,7 +191,8 @@ class MLPUnconditionalDiscriminator(nn.Module):
         self.stddev_group = stddev_group
         self.hidden = _hidden(math.prod(self.data_shape), hidden_dim, num_layers)
         if stddev_group is not None:
-            self.hidden[-2] = nn.Linear(self.hidden[-2].in_features + 1, hidden_dim)
+            width = hidden_dim if num_layers > 1 else math.prod(self.data_shape)
+            self.hidden[-2] = nn.Linear(width + 1, hidden_dim)
         self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:

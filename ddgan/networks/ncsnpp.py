@@ -33,6 +33,8 @@ class NCSNpp(nn.Module):
     a combination that cannot be built.
     """
 
+    memory_format: torch.memory_format
+
     def __init__(
         self,
         image_size: int | Sequence[int],
@@ -112,7 +114,7 @@ class NCSNpp(nn.Module):
         times = self.time_projection(F.silu(self.time_embedding(t)))
         if self.mapping is None:
             return iter([(time, None, None) for time in times])
-        styles = self.style_projection(self.mapping(z))
+        styles = self.style_projection(self.mapping(z))  # type: ignore[misc]
         return zip(times, styles[::2], styles[1::2], strict=True)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:

@@ -81,8 +81,11 @@ def _with_time(h: Tensor, t: Tensor | float) -> Tensor:
     # further column it would be lost among 512.
     scale = math.sqrt(h.shape[-1])
     column = (*h.shape[:-1], 1)
-    time = (t * scale).to(h.dtype).expand(column) if isinstance(t, Tensor) else None
-    return torch.cat([h, h.new_full(column, t * scale) if time is None else time], dim=-1)
+    if isinstance(t, Tensor):
+        time = (t * scale).to(h.dtype).expand(column)
+    else:
+        time = h.new_full(column, t * scale)
+    return torch.cat([h, time], dim=-1)
 
 
 @MODELS.register_module()
@@ -95,6 +98,8 @@ class NeuralODEMapping(nn.Module):
     for the tolerances; outside of training, for each sample by itself, since steps chosen for a
     batch make a sample depend on the others.
     """
+
+    grid_points: Tensor
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The generator of SPI-GAN: noise → h(0) → h(t) → image (Fig. 2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ class SPIGANGenerator(nn.Module):
         embedding_lr_multiplier: float = 1.0,
     ):
         super().__init__()
-        self.mapping = MODELS.build(mapping) if isinstance(mapping, dict) else mapping
-        self.synthesis = MODELS.build(synthesis) if isinstance(synthesis, dict) else synthesis
+        self.mapping = _build(mapping)
+        self.synthesis = _build(synthesis)
         self.latent_dim = self.mapping.dim
         if self.synthesis.latent_dim != self.latent_dim:
             raise ValueError(
@@ -81,3 +82,7 @@ class SPIGANGenerator(nn.Module):
 
 def _by_layer(noise: Sequence[Tensor] | str):
     return noise if isinstance(noise, str) else lambda index, shape: noise[index]
+
+
+def _build(module: dict | nn.Module) -> Any:
+    return MODELS.build(module) if isinstance(module, dict) else module

@@ -117,7 +117,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.head = EqualizedLinear(last, last if conditional else 1)
         self.time = (
             TimeProjection(time_embedding_dim, last, num_time_layers, time_lr_multiplier)
-            if conditional
+            if time_embedding_dim is not None
             else None
         )
 

@@ -24,6 +24,8 @@ class StyleGAN2Generator(nn.Module):
     fit.
     """
 
+    w_average: Tensor
+
     def __init__(
         self,
         image_size: int = 32,

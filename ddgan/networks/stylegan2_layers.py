@@ -181,6 +181,8 @@ class ModulatedConv2d(nn.Module):
 class NoiseInput(nn.Module):
     """Noise per pixel, the same for all channels, of a learned strength that starts at 0."""
 
+    const: Tensor
+
     def __init__(self, index: int, size: int):
         """Take the layer's number, by which a callable tells layers apart, and its resolution."""
         super().__init__()

@@ -1,5 +1,7 @@
 """The synthesis network of StyleGAN2 (Karras et al., 2020, Section 2 and Figure 7)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +86,12 @@ class SynthesisBlock(nn.Module):
         clamp: float | None,
     ):
         super().__init__()
-        common = {"w_dim": w_dim, "size": size, "use_noise": use_noise, "clamp": clamp}
+        common: dict[str, Any] = {
+            "w_dim": w_dim,
+            "size": size,
+            "use_noise": use_noise,
+            "clamp": clamp,
+        }
         self.layer1 = StyledLayer(in_channels, out_channels, index=index, up=True, **common)
         self.layer2 = StyledLayer(out_channels, out_channels, index=index + 1, up=False, **common)
         self.shortcut = (
@@ -156,7 +163,7 @@ class Synthesis(nn.Module):
         """Return (N, C, H, W); ``noise`` is as for ``StyleGAN2Generator.forward``."""
         styles = ws.unbind(1)
         x = self.layer(self.const.expand(len(ws), -1, -1, -1), styles[0], noise)
-        image = None if self.to_image is None else self.to_image(x, styles[1])
+        image: Any = None if self.to_image is None else self.to_image(x, styles[1])
         for i, block in enumerate(self.blocks):
             x, image = block(x, image, styles[1 + 2 * i : 4 + 2 * i], noise)
         return image
