@@ -1,21 +1,19 @@
-"""Images from images: stroke-based synthesis, inpainting, and ways between two samples.
+"""Images from images: stroke-based synthesis, inpainting, and paths between two samples.
 
 All of it is sampling that starts elsewhere: no network is trained for it, and noise is drawn by
 (seed, index) as in ``GenerativeModel.sample``.
 """
 
-from collections.abc import Callable
+import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddgan.diffusion import SampleNoise, ancestral
 from ddgan.errors import UserError
-from ddgan.models.base import DEFAULT_BATCH_SIZE, GenerativeModel, evaluating
-from ddgan.noise_on_arc import NoiseOnArc
+from ddgan.models.base import Draw, GenerativeModel
 
 
-@torch.no_grad()
 def edit(
     model: GenerativeModel,
     image: Tensor,
@@ -25,7 +23,7 @@ def edit(
     first_index: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Return ``num`` images that follow a stroke painting, uint8 (num, C, H, W).
+    """Draw ``num`` images that follow a stroke painting, uint8 (num, C, H, W).
 
     The painting, uint8 (C, H, W), is diffused to x_t with t = ``start_step`` in {1, …, T} and
     denoised from there (DDGAN, Sec. 5.4 and Fig. 9): a larger t follows it less closely. A result
@@ -36,13 +34,12 @@ def edit(
     x0 = _to_x0(model, image)
     check_start_step(model, start_step)
 
-    def draw(noise: SampleNoise) -> Tensor:
-        return _denoise_from(model, x0, start_step, noise)
+    def draw(noise: SampleNoise, generator: nn.Module) -> Tensor:
+        return _denoise_from(model, x0, start_step, noise, generator)
 
-    return _draw_all(model, draw, num, seed, first_index, batch_size)
+    return _sample(model, draw, num, seed, first_index, batch_size)
 
 
-@torch.no_grad()
 def inpaint(
     model: GenerativeModel,
     image: Tensor,
@@ -54,15 +51,15 @@ def inpaint(
     first_index: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Return ``num`` images that equal ``image`` where ``mask`` is False, uint8 (num, C, H, W).
+    """Draw ``num`` images that equal ``image`` where ``mask`` is False, uint8 (num, C, H, W).
 
     ``image`` is uint8 (C, H, W), ``mask`` bool (H, W), True where an image is to be drawn. After
-    each step, what is known is replaced by the image diffused to that step. With ``resample`` > 1
+    each step, the known part is replaced by the image diffused to that step. With ``resample`` > 1
     each step is done so many times, diffused back by one step in between, which brings the two
     parts into agreement (Lugmayr et al., 2022, RePaint, Algorithm 1 with jump length 1; the last
     step is repeated as well, since with few steps it is a large one).
 
-    Without ``start_step`` the part to be drawn begins as noise at T; with it, as the diffused
+    Without ``start_step`` the part to be drawn starts as noise at T; with it, as the diffused
     image, so that strokes in it lead. Seeds and errors are as in ``edit``.
     """
     x0 = _to_x0(model, image)
@@ -76,14 +73,29 @@ def inpaint(
     if start_step is not None:
         check_start_step(model, start_step)
     mask = mask.to(model.device)
+    diffusion, shape, T = model.diffusion, model.data_shape, model.diffusion.num_steps
+    # Streams of a repetition: x_T and two for each step as in sampling, then the known part's noise
+    # in x_0, …, x_{T-1}, then that of a step forward to x_1, …, x_T.
+    known_streams, forward_streams, streams = 2 * T + 2, 3 * T + 2, 4 * T + 3
 
-    def draw(noise: SampleNoise) -> Tensor:
-        return _fill(model, x0, mask, start_step, resample, noise)
+    def draw(noise: SampleNoise, generator: nn.Module) -> Tensor:
+        start, x_T = start_step or T, noise.normal(0, shape)
+        x = diffusion.q_sample(x0, start, x_T)
+        if start_step is None:
+            x = torch.where(mask, x_T, x)
+        for t in range(start, 0, -1):
+            for repetition in range(resample):
+                rng = SampleNoise(noise.seed, noise.indices, repetition * streams)
+                drawn = model.sampling_step(x, t, rng, generator)
+                known = diffusion.q_sample(x0, t - 1, rng.normal(known_streams + t - 1, shape))
+                x = torch.where(mask, drawn, known)
+                if repetition + 1 < resample:
+                    x = diffusion.q_step(x, t, rng.normal(forward_streams + t, shape))
+        return x
 
-    return _draw_all(model, draw, num, seed, first_index, batch_size)
+    return _sample(model, draw, num, seed, first_index, batch_size)
 
 
-@torch.no_grad()
 def interpolate(
     model: GenerativeModel,
     points: int,
@@ -92,13 +104,13 @@ def interpolate(
     images: tuple[Tensor, Tensor] | None = None,
     start_step: int | None = None,
 ) -> Tensor:
-    """Return ``points`` samples on each of ``num`` ways between two samples, (num, points, …).
+    """Draw ``points`` samples on each of ``num`` paths between two samples, (num, points, …).
 
-    Way i leads from sample i of the first seed to sample i of the second. All noises (x_T, z and
+    Path i leads from sample i of the first seed to sample i of the second. All noises (x_T, z and
     the posterior's) go along an arc on which they stay standard normal; the ends equal
-    ``model.sample(num, seed)`` bit for bit. With two ``images``, uint8 (C, H, W), the ends are
-    those of ``edit`` from ``start_step``, and the diffused image goes along a straight line.
-    Raises UserError for equal seeds, fewer than 2 points, and as ``edit``.
+    ``model.sample(num, seed)``. With two ``images``, uint8 (C, H, W), the ends are those of
+    ``edit`` from ``start_step``, and the diffused image goes along a straight line. Raises
+    UserError for equal seeds, fewer than 2 points, and as ``edit``.
     """
     if points < 2 or num < 1 or seeds[0] == seeds[1]:
         raise UserError(
@@ -111,91 +123,64 @@ def interpolate(
         ends = [_to_x0(model, image) for image in images]
         check_start_step(model, start_step)
 
-    def column(a: float) -> Tensor:
-        def draw(start: SampleNoise) -> Tensor:
-            noise = NoiseOnArc(start, SampleNoise(seeds[1], start.indices), a)
+    def column(position: float) -> Tensor:
+        def draw(start: SampleNoise, generator: nn.Module) -> Tensor:
+            noise = InterpolatedNoise(start, seeds[1], position)
             if images is None:
-                return model.draw(noise, model.generator_ema)
-            return _denoise_from(model, torch.lerp(*ends, a), start_step, noise)
+                return model.draw(noise, generator)
+            x0 = torch.lerp(*ends, position)
+            return _denoise_from(model, x0, start_step, noise, generator)
 
-        return _draw_all(model, draw, num, seeds[0])
+        return _sample(model, draw, num, seeds[0])
 
     return torch.stack([column(i / (points - 1)) for i in range(points)], dim=1)
 
 
-def _denoise_from(
-    model: GenerativeModel, x0: Tensor, start_step: int, noise: SampleNoise
-) -> Tensor:
-    x_t = _diffuse(model, x0, start_step, noise.normal(0, model.data_shape))
-    return ancestral(model.sampling_step(noise, model.generator_ema), x_t, start_step)
+class InterpolatedNoise(SampleNoise):
+    """Noise cos(πa/2) ε + sin(πa/2) ε' between the noises ε and ε' of two seeds, a in [0, 1].
 
+    It is standard normal at every a, which a straight line between two draws is not, so that each
+    point is a fair start for a generator. At a = 0 and 1 it is ε and ε' to the bit.
+    """
 
-class _LaterStreams(SampleNoise):
-    """The same samples' noise in streams that no other draw uses."""
-
-    def __init__(self, noise: SampleNoise, first_stream: int):
-        self.key, self.indices, self.first_stream = noise.key, noise.indices, first_stream
+    def __init__(self, start: SampleNoise, seed: int, position: float):
+        """Take ε, the seed of ε' at the same indices, and a."""
+        super().__init__(start.seed, start.indices)
+        self.stop = SampleNoise(seed, start.indices)
+        self.angle = position * math.pi / 2
+        self.position = position
 
     def normal(self, stream: int, shape: tuple[int, ...]) -> Tensor:
-        return super().normal(self.first_stream + stream, shape)
+        """(B, *shape) float32 standard normals of one stream."""
+        if self.position == 0:
+            return super().normal(stream, shape)
+        if self.position == 1:
+            return self.stop.normal(stream, shape)
+        start, stop = super().normal(stream, shape).double(), self.stop.normal(stream, shape)
+        return (math.cos(self.angle) * start + math.sin(self.angle) * stop).to(torch.float32)
 
 
-def _fill(
-    model: GenerativeModel,
-    x0: Tensor,
-    mask: Tensor,
-    start_step: int | None,
-    resample: int,
-    noise: SampleNoise,
+def _denoise_from(
+    model: GenerativeModel, x0: Tensor, start_step: int, noise: SampleNoise, generator: nn.Module
 ) -> Tensor:
-    diffusion, shape, T = model.diffusion, model.data_shape, model.diffusion.num_steps
-    start = start_step or T
-    # Streams per repetition: x_T and two for each step as in sampling, then the known part's noise
-    # in x_0, …, x_{T-1}, then that of a step forward to x_1, …, x_T.
-    known_streams, forward_streams, per_repetition = 2 * T + 2, 3 * T + 2, 4 * T + 3
-    x_T = noise.normal(0, shape)
-    x = _diffuse(model, x0, start, x_T)
-    if start_step is None:
-        x = torch.where(mask, x_T, x)
-    for t in range(start, 0, -1):
-        for repetition in range(resample):
-            own = _LaterStreams(noise, repetition * per_repetition) if repetition else noise
-            drawn = model.sampling_step(own, model.generator_ema)(x, t)
-            known = _diffuse(model, x0, t - 1, own.normal(known_streams + t - 1, shape))
-            x = torch.where(mask, drawn, known)
-            if repetition + 1 < resample:
-                # Eq. 7: x_t ~ q(x_t | x_{t-1}).
-                fresh = own.normal(forward_streams + t, shape)
-                x = diffusion.sqrt_alphas[t - 1] * x + diffusion.sqrt_betas[t - 1] * fresh
-    return x
+    x_t = model.diffusion.q_sample(x0, start_step, noise.normal(0, model.data_shape))
+    return ancestral(lambda x, t: model.sampling_step(x, t, noise, generator), x_t, start_step)
 
 
-def _diffuse(model: GenerativeModel, x0: Tensor, t: int, noise: Tensor) -> Tensor:
-    steps = torch.full((len(noise),), t, device=noise.device)
-    return model.diffusion.q_sample(x0.expand_as(noise), steps, noise)
-
-
-def _draw_all(
+def _sample(
     model: GenerativeModel,
-    draw: Callable[[SampleNoise], Tensor],
+    draw: Draw,
     num: int,
     seed: int,
     first_index: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
-    size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-    if num < 1 or first_index < 0 or size < 1:
+    if num < 1 or first_index < 0 or (batch_size is not None and batch_size < 1):
         raise UserError(
             f"num is {num}, first_index {first_index} and batch_size {batch_size}; expected at "
             "least 1, 0 and 1"
         )
-    stop = first_index + num
-    batches = []
-    with evaluating(model.generator_ema):
-        for start in range(first_index, stop, size):
-            indices = torch.arange(start, min(start + size, stop), device=model.device)
-            batches.append(model.to_output(draw(SampleNoise(seed, indices))))
-    return torch.cat(batches)
+    return model.sample(num, seed, batch_size, first_index, draw=draw)
 
 
 def check_editable(model: GenerativeModel) -> None:
@@ -211,7 +196,7 @@ def check_editable(model: GenerativeModel) -> None:
 
 
 def _to_x0(model: GenerativeModel, image: Tensor) -> Tensor:
-    """Return x_0 (1, C, H, W) in [-1, 1], once the model and the image are found to fit."""
+    """x_0 (1, C, H, W) in [-1, 1]; raises UserError unless the image fits the model."""
     check_editable(model)
     shape = tuple(model.data_shape)
     if image.dtype != torch.uint8 or tuple(image.shape) != shape:
@@ -227,6 +212,6 @@ def check_start_step(model: GenerativeModel, start_step: int) -> None:
     T = model.diffusion.num_steps
     if not 1 <= start_step <= T:
         raise UserError(
-            f"start_step is {start_step}; this model has the steps 1 to {T}: the higher, the less "
-            "closely the painting is followed"
+            f"start_step is {start_step}; this model has the steps 1 to {T}: a higher one "
+            "follows the painting less closely"
         )

@@ -12,7 +12,8 @@ from ddgan.engine import load_config
 from ddgan.engine.hooks import RunningMeans
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.models import DDPM
-from ddgan.models import adversarial as adversarial_module
+from ddgan.models import base as base_module
+from ddgan.models.graphs import RecordedDraw
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
@@ -118,7 +119,7 @@ class HostDraws:
 @needs_gpu
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_steps_on_a_gpu_are_those_on_a_cpu(gpu, monkeypatch, channels_last):
-    monkeypatch.setattr(adversarial_module, "StepRandom", HostDraws)
+    monkeypatch.setattr(base_module, "StepRandom", HostDraws)
     layout = {f"model__{n}__channels_last": channels_last for n in ("generator", "discriminator")}
     options = {"model__generator__dropout": 0.0, "model__data_preprocessor__flip": False, **layout}
     results = []
@@ -197,6 +198,7 @@ def test_losses_in_mixed_precision_are_near_those_without(gpu):
 def test_graphs_follow_weights_samplers_and_precision(gpu):
     model, optimizers = build("configs/ddpm_gaussians25_t100.py", gpu)
     assert isinstance(model, DDPM)
+    draw = RecordedDraw(model)
     for change in (
         lambda: None,
         lambda: model.set_sampler("ddim", 5),
@@ -205,10 +207,10 @@ def test_graphs_follow_weights_samplers_and_precision(gpu):
     ):
         change()
         eager = model.sample(8, batch_size=4)
-        graph = model.sample(8, batch_size=4, cuda_graph=True)
+        graph = model.sample(8, batch_size=4, draw=draw)
         torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-4)
     with torch.autocast("cuda", torch.bfloat16):
-        eager, graph = (model.sample(8, batch_size=4, cuda_graph=g) for g in (False, True))
+        eager, graph = (model.sample(8, batch_size=4, draw=d) for d in (None, draw))
     torch.testing.assert_close(graph, eager, rtol=1e-2, atol=1e-2)
 
 

@@ -1,30 +1,21 @@
 """The mathematics of diffusion: schedules, forward process, posterior and sampling.
 
 Time runs over ``t ∈ {1, …, T}`` and ``x_0`` is data, as in the papers. Every function here takes
-that ``t``. The networks take the 0-based index ``t - 1``, as the released weights expect: the
-subtraction happens where a model calls its network, and nowhere else.
+that ``t``. The networks take the 0-based index ``t - 1``, as the released weights expect:
+``time_index`` computes it where a model calls its network.
 """
 
 from ddgan.diffusion.ddim import ddim_step, sub_steps
 from ddgan.diffusion.noise import SampleNoise
-from ddgan.diffusion.parametrization import (
-    DirectDenoising,
-    NoiseGeneration,
-    Parametrization,
-    PosteriorOfX0,
-    get_parametrization,
-)
+from ddgan.diffusion.parametrization import Parametrization, get_parametrization
 from ddgan.diffusion.process import Diffusion
-from ddgan.diffusion.sampling import ancestral, shared_index
+from ddgan.diffusion.sampling import ancestral, time_index
 from ddgan.diffusion.schedules import geometric_betas, linear_betas, vp_betas, vp_variance
 from ddgan.diffusion.straight_path import StraightPath
 
 __all__ = [
     "Diffusion",
-    "DirectDenoising",
-    "NoiseGeneration",
     "Parametrization",
-    "PosteriorOfX0",
     "SampleNoise",
     "StraightPath",
     "ancestral",
@@ -32,8 +23,8 @@ __all__ = [
     "geometric_betas",
     "get_parametrization",
     "linear_betas",
-    "shared_index",
     "sub_steps",
+    "time_index",
     "vp_betas",
     "vp_variance",
 ]

@@ -1,86 +1,66 @@
-"""What a generator's output means: the three parametrizations of DDGAN, Sec. 5.2."""
+"""What a generator's output at (x_t, t) means: the three parametrizations of DDGAN, Sec. 5.2.
 
-from typing import Protocol
+Each is a pair of functions: ``x_prev`` draws x_{t-1} from the output and standard normal noise,
+``x0`` draws x_0 from the output, where ``step(x_t, t)`` draws x_{t-1} of a following step.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ddgan.diffusion.process import Diffusion
+from ddgan.diffusion.sampling import Step, ancestral
+
+Time = Tensor | int
 
 
-class Parametrization(Protocol):
-    """Turns the output of a generator at (x_t, t) into a draw of x_{t-1}."""
+class Parametrization(NamedTuple):
+    """How x_{t-1} and x_0 follow from a generator's output."""
 
-    predicts_x0: bool
-
-    def x_prev(
-        self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Return x_{t-1} for the generator's ``output`` at (x_t, t) and standard normal noise."""
-
-    def x0(self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that ``output`` predicts; only where ``predicts_x0`` is true."""
+    x_prev: Callable[[Diffusion, Tensor, Tensor, Time, Tensor], Tensor]
+    x0: Callable[[Diffusion, Tensor, Tensor, int, Step], Tensor]
 
 
-class PosteriorOfX0:
-    """The generator outputs x_0, and x_{t-1} is drawn from the posterior given it (Eq. 6)."""
-
-    predicts_x0 = True
-
-    def x_prev(
-        self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0 = output)."""
-        return diffusion.posterior_sample(output, x_t, t, noise)
-
-    def x0(self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the output, which is x_0."""
-        return output
+def posterior_x_prev(d: Diffusion, output: Tensor, x_t: Tensor, t: Time, noise: Tensor) -> Tensor:
+    """x_{t-1} ~ q(x_{t-1} | x_t, x_0 = output) (Eq. 6)."""
+    return d.posterior_sample(output, x_t, t, noise)
 
 
-class DirectDenoising:
-    """The generator outputs x_{t-1} itself; the posterior is not used."""
-
-    predicts_x0 = False
-
-    def x_prev(
-        self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Return the output, which is x_{t-1}."""
-        return output
-
-    def x0(self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Refuse: between x_{t-1} and x_0 lie further steps."""
-        raise ValueError(
-            "direct denoising predicts x_{t-1}, not x_0; run the remaining steps to reach x_0"
-        )
+def posterior_x0(d: Diffusion, output: Tensor, x_t: Tensor, t: int, step: Step) -> Tensor:
+    """The output, which is x_0."""
+    return output
 
 
-class NoiseGeneration:
-    """The generator outputs the noise in x_t; x_{t-1} follows from Eq. 12."""
-
-    predicts_x0 = True
-
-    def x_prev(
-        self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Draw x_{t-1} from the posterior whose mean is Eq. 12."""
-        mean = diffusion.posterior_mean_from_noise(x_t, t, output)
-        return diffusion.add_posterior_noise(mean, t, noise)
-
-    def x0(self, diffusion: Diffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return x_0 from the noise (Eq. 13)."""
-        return diffusion.predict_x0(x_t, t, output)
+def direct_x_prev(d: Diffusion, output: Tensor, x_t: Tensor, t: Time, noise: Tensor) -> Tensor:
+    """The output, which is x_{t-1}: the posterior is not used."""
+    return output
 
 
-_PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
-    "posterior": PosteriorOfX0,
-    "direct": DirectDenoising,
-    "noise": NoiseGeneration,
+def direct_x0(d: Diffusion, output: Tensor, x_t: Tensor, t: int, step: Step) -> Tensor:
+    """x_0 by the steps that remain from x_{t-1} = output."""
+    return ancestral(step, output, t - 1)
+
+
+def noise_x_prev(d: Diffusion, output: Tensor, x_t: Tensor, t: Time, noise: Tensor) -> Tensor:
+    """x_{t-1} from the posterior whose mean Eq. 12 gives, where the output is the noise in x_t."""
+    return d.add_posterior_noise(d.posterior_mean_from_noise(x_t, t, output), t, noise)
+
+
+def noise_x0(d: Diffusion, output: Tensor, x_t: Tensor, t: int, step: Step) -> Tensor:
+    """x_0 from the noise in x_t (Eq. 13)."""
+    return d.predict_x0(x_t, t, output)
+
+
+PARAMETRIZATIONS = {
+    "posterior": Parametrization(posterior_x_prev, posterior_x0),
+    "direct": Parametrization(direct_x_prev, direct_x0),
+    "noise": Parametrization(noise_x_prev, noise_x0),
 }
 
 
 def get_parametrization(name: str) -> Parametrization:
-    """Return the parametrization called ``"posterior"``, ``"direct"`` or ``"noise"``."""
-    if name not in _PARAMETRIZATIONS:
-        raise ValueError(f"parametrization is {name!r}; expected one of {[*_PARAMETRIZATIONS]}")
-    return _PARAMETRIZATIONS[name]()
+    """The parametrization ``"posterior"``, ``"direct"`` or ``"noise"``."""
+    if name not in PARAMETRIZATIONS:
+        raise ValueError(f"parametrization is {name!r}; expected one of {[*PARAMETRIZATIONS]}")
+    return PARAMETRIZATIONS[name]

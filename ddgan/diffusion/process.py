@@ -12,7 +12,7 @@ class Diffusion(nn.Module):
     Tables are computed in float64 and cast once to ``dtype``. ``alpha_bar`` has T + 1 entries and
     is indexed by t, with ``alpha_bar[0] = 1``; ``betas``, ``posterior_mean_coef1`` (of x_0),
     ``posterior_mean_coef2`` (of x_t) and ``posterior_variance`` have T entries, indexed by t - 1.
-    Times ``t`` are (B,) integers in {1, …, T}.
+    Times ``t`` are (B,) integers in {1, …, T}, or one int for the whole batch.
 
     ``schedule`` is ``"vp"`` (with ``beta_min``, ``beta_max`` and ``time_epsilon``, see
     ``vp_betas``), ``"linear"`` (with ``beta_min`` and ``beta_max``, see ``linear_betas``) or
@@ -43,7 +43,7 @@ class Diffusion(nn.Module):
         for name, table in _tables(betas).items():
             self.register_buffer(name, table.to(dtype), persistent=False)
 
-    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """Draw x_t ~ q(x_t | x_0) from standard normal ``noise`` (Eq. 8); t = 0 returns x_0."""
         return (
             self._at(self.sqrt_alpha_bar, t, x0) * x0
@@ -51,38 +51,41 @@ class Diffusion(nn.Module):
         )
 
     def q_sample_pair(
-        self, x0: Tensor, t: Tensor, noise: Tensor, step_noise: Tensor
+        self, x0: Tensor, t: Tensor | int, noise: Tensor, step_noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Draw (x_{t-1}, x_t) ~ q(x_{t-1} | x_0) q(x_t | x_{t-1}) (Eqs. 8 and 7)."""
         x_prev = self.q_sample(x0, t - 1, noise)
-        x_t = (
-            self._at(self.sqrt_alphas, t - 1, x0) * x_prev
-            + self._at(self.sqrt_betas, t - 1, x0) * step_noise
+        return x_prev, self.q_step(x_prev, t, step_noise)
+
+    def q_step(self, x_prev: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """Draw x_t ~ q(x_t | x_{t-1}) (Eq. 7)."""
+        return (
+            self._at(self.sqrt_alphas, t - 1, x_prev) * x_prev
+            + self._at(self.sqrt_betas, t - 1, x_prev) * noise
         )
-        return x_prev, x_t
 
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the mean of q(x_{t-1} | x_t, x_0) (Eq. 11)."""
+        """Mean of q(x_{t-1} | x_t, x_0) (Eq. 11)."""
         return (
             self._at(self.posterior_mean_coef1, t - 1, x0) * x0
             + self._at(self.posterior_mean_coef2, t - 1, x0) * x_t
         )
 
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """Draw x_{t-1} ~ q(x_{t-1} | x_t, x_0) (Eqs. 10 and 11); at t = 1 this is x_0 itself."""
         return self.add_posterior_noise(self.posterior_mean(x0, x_t, t), t, noise)
 
-    def add_posterior_noise(self, mean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return ``mean`` plus noise of the posterior's variance at t, which is 0 at t = 1."""
+    def add_posterior_noise(self, mean: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """Add noise of the posterior's variance at t, which is 0 at t = 1, to ``mean``."""
         return mean + self._at(self.posterior_std, t - 1, mean) * noise
 
-    def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return x_0 from x_t and the noise that perturbed it (Eq. 13)."""
+    def predict_x0(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """x_0 from x_t and the noise that perturbed it (Eq. 13)."""
         noise_part = self._at(self.sqrt_one_minus_alpha_bar, t, x_t) * eps
         return (x_t - noise_part) / self._at(self.sqrt_alpha_bar, t, x_t)
 
-    def posterior_mean_from_noise(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return the posterior's mean from x_t and the noise in it (Eq. 12).
+    def posterior_mean_from_noise(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """Mean of the posterior from x_t and the noise in it (Eq. 12).
 
         Equal to Eqs. 13 and 11 in turn (App. B), without dividing by sqrt(alpha_bar_t), which is
         0.007 at the last step.
@@ -91,7 +94,7 @@ class Diffusion(nn.Module):
         scale = self._at(self.sqrt_one_minus_alpha_bar, t, x_t)
         return (x_t - beta / scale * eps) / self._at(self.sqrt_alphas, t - 1, x_t)
 
-    def _at(self, table: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    def _at(self, table: Tensor, index: Tensor | int, like: Tensor) -> Tensor:
         return table[index].reshape(-1, *([1] * (like.ndim - 1)))
 
 

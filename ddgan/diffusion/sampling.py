@@ -9,12 +9,14 @@ Step = Callable[[Tensor, int], Tensor]
 Callback = Callable[[int, Tensor], None]
 
 
-def shared_index(index: int, x: Tensor) -> Tensor:
-    """Return the (N,) time indices of a batch ``x`` (N, …) that is at one time.
+def time_index(t: Tensor | int, x: Tensor) -> Tensor:
+    """The 0-based indices t - 1 (N,) that networks take, of times (N,), or of one t for all of x.
 
-    They are one number in memory, by whose stride of 0 a network sees that it may embed it once.
+    For one t it is an expanded tensor (stride 0), so that a network can compute the embedding once.
     """
-    return torch.full((1,), index, device=x.device).expand(len(x))
+    if isinstance(t, int):
+        return torch.full((1,), t - 1, device=x.device).expand(len(x))
+    return t - 1
 
 
 def ancestral(
@@ -24,7 +26,7 @@ def ancestral(
     stop_step: int = 0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Return x_{stop_step} by ancestral sampling from ``x_start`` = x_{start_step}.
+    """Draw x_{stop_step} by ancestral sampling from ``x_start`` = x_{start_step}.
 
     ``step(x_t, t)`` draws x_{t-1}; it is called for t = start_step, …, stop_step + 1.
     ``callback(t, x_t)`` is called after each step with the new state, the last time with

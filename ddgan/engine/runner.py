@@ -1,7 +1,6 @@
 """mmengine's runner, with what adversarial training on any machine needs."""
 
 import errno
-import inspect
 import itertools
 import logging
 import os
@@ -13,7 +12,6 @@ import mmengine
 import torch
 from mmengine.runner import Runner as MMRunner
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import ddgan
 from ddgan.engine.checkpoint import (
@@ -29,6 +27,7 @@ from ddgan.engine.checkpoint import (
     save_checkpoint,
 )
 from ddgan.engine.config import DEFAULT_HOOKS, config_to_json
+from ddgan.engine.networks import compile_networks, ddp_modules
 from ddgan.errors import CheckpointError, ConfigError, TrainingError
 from ddgan.models import GenerativeModel
 from ddgan.registry import RUNNERS
@@ -42,12 +41,6 @@ from ddgan.utils.files import lock, write_atomically
 
 _runs = itertools.count()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The networks' buffers are constants; the option was renamed in torch 2.13.
-_BUFFERS_STAY = (
-    {"forward_sync_buffers": False}
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else {"broadcast_buffers": False}
-)
 
 
 @RUNNERS.register_module()
@@ -105,15 +98,10 @@ class Runner(MMRunner):
         return ", ".join(type(hook).__name__ for hook in self.hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Move the model to the device and, with several processes, train through replicas."""
+        """Move the model to the device and, with several processes, wrap its networks in DDP."""
         model = model.to(self.device)
         if self.distributed and isinstance(model, GenerativeModel):
-            device_ids = [self.device.index] if self.device.type == "cuda" else None
-            model.distribute(
-                lambda network: DistributedDataParallel(
-                    network, device_ids=device_ids, **_BUFFERS_STAY
-                )
-            )
+            model.ddp_modules = ddp_modules(model, self.device)
         return model
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
@@ -201,7 +189,7 @@ class Runner(MMRunner):
     # derivatives, which a compiled graph lacks.
     def _maybe_compile(self, target: str) -> None:
         if self.cfg.get("compile", False):
-            self.model.compile_networks()
+            compile_networks(self.model)
             self.logger.info("Networks are compiled: the first iterations take a minute or two")
 
     # Private in mmengine 0.10.7 to 0.11, whose report imports torchvision and OpenCV to print their

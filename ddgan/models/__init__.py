@@ -1,11 +1,10 @@
 """The methods: train steps and sampling, one file each."""
 
 from ddgan.models.adversarial import AdversarialModel
-from ddgan.models.augment import AdaptiveAugmentation
+from ddgan.models.augment import AdaptiveAugmentation, DiffusionAugmentation
 from ddgan.models.base import GenerativeModel
 from ddgan.models.ddgan import DDGAN
 from ddgan.models.ddpm import DDPM
-from ddgan.models.diffusion_augment import DiffusionAugmentation
 from ddgan.models.gan import GAN, WGANGP
 from ddgan.models.preprocessor import ImagePreprocessor, PointPreprocessor
 from ddgan.models.spigan import SPIGAN

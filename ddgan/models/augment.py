@@ -1,19 +1,22 @@
-"""Adaptive discriminator augmentation (Karras et al., "… with limited data", 2020)."""
+"""Augmentation of what a discriminator sees: adaptive transforms, and forward diffusion."""
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from ddgan.models.augment_matrices import (
+from ddgan.diffusion import Diffusion
+from ddgan.models.augment_transforms import (
     COLOUR_DRAWS,
     GEOMETRY_DRAWS,
     PIXEL_DRAWS,
-    Draws,
+    TransformRandom,
     colour_matrices,
     geometry_matrices,
+    permute_pixels,
     pixel_matrices,
+    recolour,
+    warp,
 )
-from ddgan.models.augment_resample import permute_pixels, recolour, warp
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
@@ -21,6 +24,8 @@ from ddgan.registry import MODELS
 @MODELS.register_module()
 class AdaptiveAugmentation(nn.Module):
     """Transform the images that the discriminator sees, more often the more it overfits.
+
+    (Karras et al., "Training generative adversarial networks with limited data", 2020)
 
     ``pipeline`` names the groups of transforms: "b" moves whole pixels (blitting), "g" is
     geometry, "c" colour; each transform is applied with ``probability`` p. Every ``interval``
@@ -59,7 +64,7 @@ class AdaptiveAugmentation(nn.Module):
         """
         self._check(x)
         count = PIXEL_DRAWS + GEOMETRY_DRAWS + COLOUR_DRAWS
-        draws = Draws(rng, count, self.p)
+        draws = TransformRandom(rng, count, self.p)
         size = x.shape[3]
         with torch.autocast(x.device.type, enabled=False):
             y = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -106,3 +111,21 @@ def _where_drawn(transform, x: Tensor, matrices: Tensor) -> Tensor:
     identity = torch.eye(matrices.shape[1], device=matrices.device)
     drawn = (matrices != identity).any(dim=2).any(dim=1)
     return torch.where(drawn[:, None, None, None], transform(x, matrices.to(x.dtype)), x)
+
+
+@MODELS.register_module()
+class DiffusionAugmentation(nn.Module):
+    """Diffuse each sample to a random time of {0, …, num_steps - 1} (DDGAN, Sec. 5.2, App. C.4).
+
+    At 0 a sample stays as it is; at num_steps, which is left out, none of the data would remain.
+    The diffusion is variance preserving.
+    """
+
+    def __init__(self, num_steps: int = 4, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        self.diffusion = Diffusion(num_steps, beta_min=beta_min, beta_max=beta_max)
+
+    def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
+        """Return perturbed samples (N, …), differentiable with respect to ``x``."""
+        t = rng.integers(0, self.diffusion.num_steps - 1)
+        return self.diffusion.q_sample(x, t, rng.normal(tuple(x.shape[1:])))

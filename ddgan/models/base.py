@@ -1,23 +1,27 @@
-"""What every generative model shares: an averaged generator, its update and sampling."""
+"""What all generative models share: bookkeeping of a train step, the average, and sampling."""
 
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ddgan.diffusion import SampleNoise
 from ddgan.errors import ConfigError
-from ddgan.models.graphs import LastRecording
+from ddgan.models.ema import ExponentialMovingAverage
+from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 DEFAULT_BATCH_SIZE = 100
+
+Logs = dict[str, Tensor]
+# Draws one float x_0 for each index of the noise, with the given generator.
+Draw = Callable[[SampleNoise, nn.Module], Tensor]
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -25,8 +29,6 @@ class GenerativeModel(nn.Module, ABC):
 
     # How many images of each sample of a batch a train step generates.
     images_per_sample = 1
-    # Beside weights and noise, what samples depend on: a recording holds as long as it is the same.
-    sampling_options: Hashable = ()
 
     def __init__(
         self,
@@ -39,33 +41,20 @@ class GenerativeModel(nn.Module, ABC):
     ):
         """Build the generator and copy it.
 
-        The average follows the generator with ``ema_decay`` per iteration. With ``ema_warmup``
-        the decay starts low and grows as (1 + i) / (10 + i), which short runs need.
-        ``ema_half_life`` takes the place of both: the number of training images in which the
-        weight of a past generator halves, whatever the batch size. With ``ema_ramp_up`` it is at
-        most that share of the images seen so far (Karras et al., 2020, StyleGAN2-ADA).
+        The arguments of the average are described in ``ExponentialMovingAverage``.
         """
         super().__init__()
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay is {ema_decay}; expected a value in [0, 1)")
-        if any(value is not None and value <= 0 for value in (ema_half_life, ema_ramp_up)):
-            raise ValueError(
-                f"ema_half_life is {ema_half_life} and ema_ramp_up {ema_ramp_up}; expected values "
-                "above 0, or None"
-            )
+        self.ema = ExponentialMovingAverage(ema_decay, ema_warmup, ema_half_life, ema_ramp_up)
         self.generator = build(generator)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.data_preprocessor = build(data_preprocessor or {"type": "ImagePreprocessor"})
-        self.ema_decay = ema_decay
-        self.ema_warmup = ema_warmup
-        self.ema_half_life = ema_half_life
-        self.ema_ramp_up = ema_ramp_up
         self.iteration = 0
-        self.ema_updates = 0
         self.images_seen = 0
-        self._images_averaged = 0
-        self._replicas: dict[str, nn.Module] = {}
-        self._recording = LastRecording()
+        # The DDP modules of the children that are trained, by name; the engine fills it. Outside
+        # the module tree, so that names in checkpoints do not depend on how a model was trained.
+        self.ddp_modules: dict[str, nn.Module] = {}
+        # The children whose optimizers stepped in this iteration.
+        self._stepped: set[str] = set()
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -80,11 +69,15 @@ class GenerativeModel(nn.Module, ABC):
     @property
     @abstractmethod
     def num_evaluations(self) -> int:
-        """How often a sample evaluates the generator, the NFE of the papers' tables."""
+        """Evaluations of the generator per sample, the NFE of the papers' tables."""
 
     @abstractmethod
-    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
-        """Update the model with one batch and return what is to be logged, on the device."""
+    def update_networks(self, x0: Tensor, rng: StepRandom, optim: OptimWrapperDict) -> Logs:
+        """Update the networks with one batch, by calls of ``update``; what is to be logged.
+
+        This is the place for another schedule of updates or a further network: all else of an
+        iteration is ``train_step``'s.
+        """
 
     @abstractmethod
     def draw(
@@ -93,11 +86,54 @@ class GenerativeModel(nn.Module, ABC):
         generator: nn.Module,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return one float sample for each index of ``noise``, drawn with ``generator``."""
+        """Float samples (B, …), one for each index of ``noise``, drawn with ``generator``."""
 
     @abstractmethod
     def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
-        """Return one sample's inputs of the child ``network``, to measure what it computes."""
+        """One sample's inputs of the child ``network``, to measure what it computes."""
+
+    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapperDict) -> Logs:
+        """Make one iteration with one batch: update the networks, count, and average.
+
+        The logs stay on the device.
+        """
+        rng = StepRandom(len(data["x"]), self.device)
+        x0 = self.data_preprocessor(data, rng)
+        self._stepped.clear()
+        logs = self.update_networks(x0, rng, optim_wrapper)
+        self.images_seen += len(x0) * rng.world_size
+        if "generator" in self._stepped:
+            self.update_ema()
+        self.iteration += 1
+        return logs
+
+    def update(
+        self,
+        name: str,
+        loss: Callable[[Tensor, StepRandom], tuple[Tensor, Logs]],
+        x0: Tensor,
+        rng: StepRandom,
+        optim: OptimWrapperDict,
+    ) -> Logs:
+        """Update the child ``name`` by the gradient of ``loss(x0, rng)``; return its logs.
+
+        With accumulated gradients the optimizer steps once in several calls.
+        """
+        wrapper = optim[name]
+        with wrapper.optim_context(self.ddp(name)):
+            value, logs = loss(x0, rng)
+            wrapper.update_params(value)
+        if wrapper.should_update():
+            self._stepped.add(name)
+        return logs
+
+    def ddp(self, name: str) -> nn.Module:
+        """The module to call where gradients are synchronised: the child ``name``, or its DDP."""
+        return self.ddp_modules.get(name, getattr(self, name))
+
+    def update_ema(self) -> None:
+        """Move ``generator_ema`` towards the generator."""
+        self.ema.update(self.generator_ema, self.generator, self.images_seen)
 
     @torch.no_grad()
     def sample(
@@ -108,106 +144,56 @@ class GenerativeModel(nn.Module, ABC):
         first_index: int = 0,
         use_ema: bool = True,
         progress: Callable[[int], None] | None = None,
-        cuda_graph: bool = False,
+        draw: Draw | None = None,
     ) -> Tensor:
-        """Return samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
+        """Samples ``first_index``, …, ``first_index + n - 1`` of a seed, on the device.
 
         Images are (n, C, H, W) uint8; points (n, D) float. A sample depends on ``seed`` and its
         index alone: ``batch_size``, or a division among processes, changes it by rounding at most.
-        ``progress(k)`` is called after each batch of k samples. ``cuda_graph`` records the drawing
-        of a whole batch on a GPU and replays it for the next ones, in later calls as well, as long
-        as seed, batch size and precision stay the same; the memory of one batch remains taken.
+        ``progress(k)`` is called after each batch of k samples. ``draw(noise, generator)`` replaces
+        the model's own, for instance by one that is recorded on a GPU (``RecordedDraw``).
         """
-        if cuda_graph and self.device.type != "cuda":
-            raise ValueError(f"cuda_graph needs a model on a GPU; this one is on {self.device}")
         if n < 0 or (batch_size is not None and batch_size < 1):
             raise ValueError(f"n is {n}, batch_size {batch_size}; expected n >= 0, batch_size >= 1")
+        draw, size = draw or self.draw, batch_size or DEFAULT_BATCH_SIZE
         generator = self.generator_ema if use_ema else self.generator
-
-        def finished(indices: Tensor) -> Tensor:
-            return self.to_output(self.draw(SampleNoise(seed, indices), generator))
-
-        draw = finished
-        if cuda_graph:
-            weights, precision = next(generator.parameters()), _precision(self.device.type)
-            key = (seed, self.sampling_options, weights.data_ptr(), precision)
-            draw = partial(self._recording, key, finished)
         batches = []
         with evaluating(generator):
-            for start in range(0, n, batch_size or DEFAULT_BATCH_SIZE):
-                stop = min(start + (batch_size or DEFAULT_BATCH_SIZE), n)
-                indices = torch.arange(first_index + start, first_index + stop, device=self.device)
-                batches.append(draw(indices))
+            for start in range(first_index, first_index + n, size):
+                stop = min(start + size, first_index + n)
+                indices = torch.arange(start, stop, device=self.device)
+                batches.append(self.to_output(draw(SampleNoise(seed, indices), generator)))
                 if progress is not None:
                     progress(stop - start)
         return torch.cat(batches) if batches else self.empty_output()
 
     def to_output(self, x0: Tensor) -> Tensor:
-        """Return x_0 as the data set has it: uint8 images, or points in its units."""
+        """x_0 as the data set has it: uint8 images, or points in its units."""
         return self.data_preprocessor.restore(x0)
 
     def empty_output(self) -> Tensor:
-        """Return what sampling nothing gives: the shape and dtype of samples, with length 0."""
+        """An empty batch with the shape and dtype of samples."""
         return self.to_output(torch.empty((0, *self.data_shape), device=self.device))
 
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Train through replicas: ``wrap(child)`` of each child that has trainable parameters.
-
-        The replicas are kept outside the module tree, so that names in checkpoints do not depend
-        on how the model is trained.
-        """
-        for name, child in self.named_children():
-            if any(parameter.requires_grad for parameter in child.parameters()):
-                self._replicas[name] = wrap(child)
-
-    def replica(self, name: str) -> nn.Module:
-        """Return the module to call in training: the child ``name``, or its replica if any."""
-        return self._replicas.get(name) or getattr(self, name)
-
-    def compile_networks(self) -> None:
-        """Compile the networks in place; names of parameters stay as they are."""
-        self.generator.compile()
-        self.generator_ema.compile()
-
-    @torch.no_grad()
-    def update_ema(self) -> None:
-        """Move the average towards the generator; the first update copies it."""
-        decay = self._next_ema_decay() if self.ema_updates else 0.0
-        averages = [*self.generator_ema.parameters()]
-        current = [p.detach() for p in self.generator.parameters()]
-        torch._foreach_lerp_(averages, current, 1 - decay)
-        for average, buffer in zip(
-            self.generator_ema.buffers(), self.generator.buffers(), strict=True
-        ):
-            average.copy_(buffer)
-        self.ema_updates += 1
-        self._images_averaged = self.images_seen
-
-    def _next_ema_decay(self) -> float:
-        n = self.ema_updates
-        if self.ema_half_life is None:
-            return min(self.ema_decay, (1 + n) / (10 + n)) if self.ema_warmup else self.ema_decay
-        half_life = self.ema_half_life
-        if self.ema_ramp_up is not None:
-            half_life = min(half_life, self.ema_ramp_up * self._images_averaged)
-        return 0.5 ** ((self.images_seen - self._images_averaged) / half_life)
-
     def get_extra_state(self) -> dict[str, int]:
-        """Return the counters that are part of a checkpoint beside the tensors."""
-        names = ("iteration", "ema_updates", "images_seen")
-        return {name: getattr(self, name) for name in names}
+        """The counters that a checkpoint holds besides the tensors."""
+        return {
+            "iteration": self.iteration,
+            "ema_updates": self.ema.updates,
+            "images_seen": self.images_seen,
+        }
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore the counters."""
         self.iteration = int(state["iteration"])
-        self.ema_updates = int(state["ema_updates"])
-        # A checkpoint between updates of the average, amid accumulated gradients, begins anew.
-        self.images_seen = self._images_averaged = int(state.get("images_seen", 0))
+        self.ema.updates = int(state["ema_updates"])
+        # A window of accumulated gradients starts over, and with it the images to average next.
+        self.images_seen = self.ema.images_averaged = int(state.get("images_seen", 0))
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Have a network in evaluation mode, and afterwards as it was."""
+    """Keep a network in evaluation mode, and restore its mode afterwards."""
     was_training = network.training
     if was_training:  # setting the mode of all its modules takes time
         network.eval()
@@ -216,12 +202,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         if was_training:
             network.train()
-
-
-def _precision(device_type: str) -> torch.dtype | None:
-    """The dtype of autocast around the caller, None without."""
-    enabled = torch.is_autocast_enabled(device_type)
-    return torch.get_autocast_dtype(device_type) if enabled else None
 
 
 def check_shapes(dataset: Dataset, model: nn.Module) -> None:
@@ -235,7 +215,7 @@ def check_shapes(dataset: Dataset, model: nn.Module) -> None:
 
 
 def build(module: dict | nn.Module) -> nn.Module:
-    """Return the registered module that a config describes; a module is returned as it is."""
+    """The registered module that a config describes; a module stays as it is."""
     return MODELS.build(module) if isinstance(module, dict) else module
 
 

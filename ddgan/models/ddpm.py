@@ -1,14 +1,14 @@
 """Denoising diffusion probabilistic models (Ho et al., 2020), sampled by DDPM or DDIM."""
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
-from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, shared_index, sub_steps
-from ddgan.models.base import GenerativeModel, with_num_steps
+from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, sub_steps, time_index
+from ddgan.models.base import GenerativeModel, Logs, with_num_steps
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
@@ -42,7 +42,7 @@ class DDPM(GenerativeModel):
         (Song et al., 2021) with ``eta``, 0 for deterministic. Either takes ``sampling_steps``
         steps, all T by default, chosen by ``spacing`` (see ``sub_steps``). ``clip`` bounds the
         predicted x_0 to [-1, 1] in sampling, as images are. ``set_sampler`` changes all this
-        after training; the average is described in ``GenerativeModel``.
+        after training. The average is described in ``ExponentialMovingAverage``.
         """
         diffusion = Diffusion(**diffusion) if isinstance(diffusion, dict) else diffusion
         super().__init__(
@@ -83,38 +83,24 @@ class DDPM(GenerativeModel):
         self.eta = 1.0 if sampler == "ddpm" else eta
 
     @property
-    def sampling_options(self) -> Hashable:
-        """The sampling steps, η and whether predictions are clipped."""
-        return tuple(self.times), self.eta, self.clip
-
-    @property
     def num_evaluations(self) -> int:
         """The number of sampling steps."""
         return len(self.times)
 
-    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: Any) -> dict[str, Tensor]:
-        """Update the network and its average with one batch."""
-        rng = StepRandom(len(data["x"]), self.device)
-        x0 = self.data_preprocessor(data, rng)
-        optim = optim_wrapper["generator"]
-        with optim.optim_context(self.replica("generator")):
-            loss = self.loss(x0, rng)
-            optim.update_params(loss)
-        self.images_seen += len(x0) * rng.world_size
-        if optim.should_update():
-            self.update_ema()
-        self.iteration += 1
-        return {"loss": loss.detach()}
+    def update_networks(self, x0: Tensor, rng: StepRandom, optim: OptimWrapperDict) -> Logs:
+        """Update the network with one batch."""
+        return self.update("generator", self.loss, x0, rng, optim)
 
-    def loss(self, x0: Tensor, rng: StepRandom) -> Tensor:
-        """Return L_simple, the mean squared error of the predicted noise at t ~ U{1, …, T}."""
+    def loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
+        """L_simple, the mean squared error of the predicted noise at t ~ U{1, …, T}."""
         t = rng.integers(1, self.diffusion.num_steps)
         eps = rng.normal(tuple(x0.shape[1:]))
         x_t = self.diffusion.q_sample(x0, t, eps)
-        return F.mse_loss(self.replica("generator")(x_t, t - 1).float(), eps)
+        loss = F.mse_loss(self.ddp("generator")(x_t, time_index(t, x_t)).float(), eps)
+        return loss, {"loss": loss.detach()}
 
     def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
-        """Return x_t and the time index of one sample."""
+        """x_t and the time index of one sample."""
         return torch.zeros(1, *self.data_shape), torch.zeros(1, dtype=torch.int64)
 
     def draw(
@@ -123,12 +109,12 @@ class DDPM(GenerativeModel):
         generator: nn.Module,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return x_0 from x_T ~ N(0, I) along the sampling steps."""
+        """x_0 from x_T ~ N(0, I) along the sampling steps."""
         x = noise.normal(0, self.data_shape)
         for t, s in zip(reversed(self.times), [*reversed(self.times[:-1]), 0], strict=True):
             # Stream 0 is x_T, stream t the noise of the step from t.
             fresh = noise.normal(t, self.data_shape) if s and self.eta else None
-            eps = generator(x, shared_index(t - 1, x))
+            eps = generator(x, time_index(t, x))
             x = ddim_step(self.diffusion, x, eps, t, s, fresh, self.eta, self.clip)
             if callback is not None:
                 callback(s, x)

@@ -1,14 +1,18 @@
-"""CUDA graphs: a function of one tensor, recorded once and replayed without its launches' cost."""
+"""CUDA graphs: drawing a batch, recorded once and replayed without the cost of its launches."""
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ddgan.diffusion import SampleNoise
+from ddgan.models.base import GenerativeModel
 
 WARM_UP_CALLS = 3
 
 
-class RecordedCall:
+class CudaGraph:
     """A recording of ``function``, for inputs like ``example`` on a GPU.
 
     The function must compute the same way each time, without reading results on the host. Weights
@@ -40,30 +44,66 @@ class RecordedCall:
             self.output = function(self.input)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return what the function makes of ``x``."""
+        """The function's value of ``x``."""
         with torch.cuda.device(self.input.device):
             self.input.copy_(x)
             self.graph.replay()
             return self.output.clone()
 
 
-class LastRecording:
-    """Keeps the latest recording, and replays it as long as the same is asked for."""
+class RecordedDraw:
+    """``model.draw``, recorded for the first batch and replayed for the next.
 
-    def __init__(self, record: Callable[..., Callable[[Tensor], Tensor]] = RecordedCall):
+    Pass it to ``model.sample(n, draw=RecordedDraw(model))``. It records again when anything
+    changes that a recording holds: the seed, the batch size, the precision, where weights lie, or
+    any setting of the model and its parts. The memory of one batch stays taken while it lives.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        record: Callable[[Callable[[Tensor], Tensor], Tensor], Callable] = CudaGraph,
+    ):
+        """Take the model; ``record`` makes the recording. Raises ValueError without a GPU."""
+        if record is CudaGraph and model.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need a model on a GPU; this one is on {model.device}")
+        self.model = model
         self._record = record
         self._key: Hashable = None
-        self._call: Callable[[Tensor], Tensor] | None = None
+        self._recording: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, key: Hashable, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return ``function(x)``; ``key`` names all, beside ``x``, that the function depends on."""
-        key = (key, x.shape, x.dtype, x.device)
+    def __call__(self, noise: SampleNoise, generator: nn.Module) -> Tensor:
+        """Float samples for the indices of ``noise``, drawn with ``generator``."""
+        device = noise.indices.device.type
+        enabled = torch.is_autocast_enabled(device)
+        precision = torch.get_autocast_dtype(device) if enabled else None
+        key = (noise.seed, noise.indices.shape, precision, id(generator), settings(self.model))
         if key != self._key:
-            # Frees the memory of the old one first, and does not take it for whole if this fails.
-            self._call = self._key = None
-            self._call, self._key = self._record(function, x), key
-        return self._call(x)
+            # Free the old graph first, and forget it if recording fails.
+            self._recording = self._key = None
+            self._recording = self._record(
+                lambda indices: self.model.draw(SampleNoise(noise.seed, indices), generator),
+                noise.indices,
+            )
+            self._key = key
+        return self._recording(noise.indices)
 
-    def __reduce__(self) -> tuple:
-        # A copy of the model records anew: a recording reads the weights where they are.
-        return LastRecording, (self._record,)
+
+def settings(model: nn.Module) -> tuple:
+    """All that a recording of a model holds: its parts' attributes, and where its tensors lie."""
+    tensors = [*model.parameters(), *model.buffers()]
+    parts = [
+        [(key, _frozen(value)) for key, value in vars(part).items() if key[0] != "_"]
+        for part in model.modules()
+    ]
+    return repr(parts), tuple(tensor.data_ptr() for tensor in tensors)
+
+
+def _frozen(value: Any) -> Any:
+    """Plain values as they are, other objects by their attributes."""
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    attributes = getattr(value, "__dict__", None)
+    if not attributes or callable(value):
+        return value
+    return type(value), {key: _frozen(item) for key, item in attributes.items()}

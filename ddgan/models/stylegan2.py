@@ -1,25 +1,88 @@
 """A plain StyleGAN2 (Karras et al., 2020): what SPI-GAN is without its path and its ODE."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ddgan.diffusion import SampleNoise
-from ddgan.models.adversarial import Logs, uncompiled, without_autocast
-from ddgan.models.base import build
-from ddgan.models.gan import LatentGAN, logit_means
-from ddgan.models.losses import non_saturating_loss, r1_penalty
-from ddgan.models.path_length import PathLengthPenalty, path_lengths
+from ddgan.models.adversarial import AdversarialModel
+from ddgan.models.base import Logs
+from ddgan.models.losses import (
+    PathLengthPenalty,
+    logistic_d_loss,
+    logistic_g_loss,
+    logit_means,
+    path_lengths,
+    twice_differentiable,
+)
 from ddgan.models.rng import StepRandom
 from ddgan.networks.stylegan2_generator import draw_crossing
 from ddgan.networks.stylegan2_synthesis import noise_shapes
 from ddgan.registry import MODELS
 
 
+class StyleBasedModel(AdversarialModel):
+    """What StyleGAN2 and SPI-GAN share: lazy regularizers, adaptive augmentation, truncation."""
+
+    num_evaluations = 1
+
+    def __init__(
+        self,
+        *networks: dict | nn.Module,
+        path_length_weight: float,
+        path_length_interval: int,
+        truncation: float,
+        **kwargs,
+    ):
+        """Build the networks; further arguments are those of ``AdversarialModel``.
+
+        Every ``path_length_interval`` iterations the path length regularizer is added to the
+        generator's loss with ``path_length_weight`` times the interval; a weight of 0 means never.
+        """
+        super().__init__(*networks, **kwargs)
+        if path_length_interval < 1 or path_length_weight < 0:
+            raise ValueError(
+                f"path_length_interval is {path_length_interval} and path_length_weight is "
+                f"{path_length_weight}; expected path_length_interval >= 1 and "
+                "path_length_weight >= 0"
+            )
+        self.path_length_weight = path_length_weight
+        self.path_length_interval = path_length_interval
+        self.path_length = PathLengthPenalty() if path_length_weight else None
+        self.truncation = truncation
+
+    def update_augmentation(self, real_logits: Tensor) -> Logs:
+        """Adapt the augmentation to the logits of real images, and log its probability."""
+        if self.augment is None:
+            return {}
+        self.augment.update(real_logits.detach())
+        return {"augment_p": self.augment.p.clone()}
+
+    def add_path_length(
+        self,
+        loss: Tensor,
+        logs: Logs,
+        generate: Callable[[], tuple[Tensor, Tensor]],
+        rng: StepRandom,
+    ) -> tuple[Tensor, Logs]:
+        """Add the path length regularizer where it is due, times its interval, and log it.
+
+        ``generate()`` returns images (N, C, H, W) of the first N samples of a batch, and their
+        styles (N, num_ws, w_dim).
+        """
+        if self.path_length is None or self.iteration % self.path_length_interval != 0:
+            return loss, logs
+        with twice_differentiable(self.device):
+            images, styles = generate()
+            noise = rng.normal(tuple(images.shape[1:]))[: len(images)]
+            penalty = self.path_length(path_lengths(images, styles, noise))
+        loss = loss + self.path_length_weight * self.path_length_interval * penalty
+        return loss, {**logs, "path_length": penalty.detach()}
+
+
 @MODELS.register_module()
-class StyleGAN2(LatentGAN):
+class StyleGAN2(StyleBasedModel):
     """StyleGAN2 with lazy R1, path length regularization, style mixing and augmentation.
 
     ``generator`` is a ``StyleGAN2Generator``, ``discriminator`` takes images alone.
@@ -42,75 +105,59 @@ class StyleGAN2(LatentGAN):
     ):
         """Build the networks.
 
-        The arguments are those of ``SPIGAN``; ``mixing_probability`` is that of a sample whose
-        later layers get the style of another latent in training.
+        The arguments are those of ``SPIGAN``; in training, the later layers of a sample get the
+        style of another latent with ``mixing_probability``.
         """
         super().__init__(
             generator,
             discriminator,
+            r1_gamma=r1_gamma,
+            r1_interval=r1_interval,
+            path_length_weight=path_length_weight,
+            path_length_interval=path_length_interval,
+            augment=augment,
+            truncation=truncation,
             ema_half_life=ema_half_life,
             ema_ramp_up=ema_ramp_up,
             data_preprocessor=data_preprocessor,
         )
-        if r1_interval < 1 or path_length_interval < 1:
+        if not 0 <= mixing_probability <= 1:
             raise ValueError(
-                f"r1_interval is {r1_interval} and path_length_interval {path_length_interval}; "
-                "expected at least 1 of each"
+                f"mixing_probability is {mixing_probability}; expected a value in [0, 1]"
             )
-        if r1_gamma < 0 or path_length_weight < 0 or not 0 <= mixing_probability <= 1:
-            raise ValueError(
-                f"r1_gamma is {r1_gamma}, path_length_weight {path_length_weight} and "
-                f"mixing_probability {mixing_probability}; expected weights of at least 0 and a "
-                "probability"
-            )
-        self.r1_gamma = r1_gamma
-        self.r1_interval = r1_interval
-        self.path_length_weight = path_length_weight
-        self.path_length_interval = path_length_interval
-        self.path_length = PathLengthPenalty() if path_length_weight else None
         self.mixing_probability = mixing_probability
-        self.augment = None if augment is None else build(augment)
-        self.truncation = truncation
         self.noise_shapes = noise_shapes(self.data_shape[-1])
 
     def discriminator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
-        """Return the discriminator's non-saturating loss, with R1 where it is due."""
+        """Logistic loss, with R1 where it is due, times its interval."""
         with torch.no_grad():
             fake, _ = self.generate(rng)
-        real_logits, r1 = self.judge_real(x0, rng)
-        fake_logits = self.judge(self.replica("discriminator"), fake, rng)
-        loss = non_saturating_loss(real_logits, real=True) + non_saturating_loss(
-            fake_logits, real=False
-        )
-        loss = loss.float().mean()
-        logs = {"d_loss": loss.detach(), **logit_means(real_logits, fake_logits)}
-        if self.augment is not None:
-            self.augment.update(real_logits.detach())
-            logs["augment_p"] = self.augment.p.clone()
-        if r1 is not None:
-            loss = loss + 0.5 * self.r1_gamma * self.r1_interval * r1
-            logs["r1"] = r1.detach()
-        return loss, logs
+
+        def discriminate(images: Tensor) -> Tensor:
+            return self.logits(self.ddp("discriminator"), images, rng)
+
+        real_logits, r1 = self.real_logits(discriminate, x0)
+        fake_logits = discriminate(fake)
+        loss = logistic_d_loss(real_logits, fake_logits).float().mean()
+        logs = {
+            "d_loss": loss.detach(),
+            **logit_means(real_logits, fake_logits),
+            **self.update_augmentation(real_logits),
+        }
+        return self.add_r1(loss, logs, r1, times_interval=True)
 
     def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
-        """Return the generator's non-saturating loss, with path lengths where they are due."""
+        """Non-saturating loss, with path lengths where they are due, times their interval."""
         fake, _ = self.generate(rng)
-        # The bare discriminator: it gets no gradients here, so there is nothing to synchronise.
-        logits = self.judge(self.discriminator, fake, rng)
-        loss = non_saturating_loss(logits, real=True).float().mean()
-        logs = {"g_loss": loss.detach()}
-        if self.path_length is not None and self.iteration % self.path_length_interval == 0:
-            with without_autocast(x0.device), uncompiled():
-                # Half of a batch is enough, and half the memory.
-                images, styles = self.generate(rng, max(1, len(x0) // 2))
-                directions = rng.normal(tuple(images.shape[1:]))[: len(images)]
-                penalty = self.path_length(path_lengths(images, styles, directions))
-            loss = loss + self.path_length_weight * self.path_length_interval * penalty
-            logs["path_length"] = penalty.detach()
-        return loss, logs
+        loss = logistic_g_loss(self.logits(self.discriminator, fake, rng)).float().mean()
+        # Half of a batch is enough, and half the memory.
+        half = max(1, len(x0) // 2)
+        return self.add_path_length(
+            loss, {"g_loss": loss.detach()}, lambda: self.generate(rng, half), rng
+        )
 
     def generate(self, rng: StepRandom, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) of fresh latents and their styles, the first ``count``."""
+        """Images (B, C, H, W) of fresh latents and their styles, of the first ``count`` samples."""
         latent = (self.generator.latent_dim,)
         z = rng.normal(latent)[:count]
         layers = [rng.normal(shape)[:count] for shape in self.noise_shapes]
@@ -118,30 +165,19 @@ class StyleGAN2(LatentGAN):
         if self.mixing_probability:
             crossing = draw_crossing(rng.uniform, self.generator.num_ws, self.mixing_probability)
             mixing = rng.normal(latent)[:count], crossing[:count]
-        return self.replica("generator")(z, 1.0, _by_layer(layers), mixing=mixing, return_ws=True)
+        return self.ddp("generator")(z, 1.0, layers, mixing=mixing, return_ws=True)
 
-    def judge(self, discriminator: nn.Module, images: Tensor, rng: StepRandom) -> Tensor:
-        """Return the logits (B, 1) of images, augmented if asked."""
+    def logits(self, discriminator: nn.Module, images: Tensor, rng: StepRandom) -> Tensor:
+        """Logits (B, 1) of images, augmented if asked."""
         if self.augment is not None:
             images = self.augment(images, rng)
         return discriminator(images)
 
-    def judge_real(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of real images and, where it is due, the R1 penalty."""
-        discriminator = self.replica("discriminator")
-        if self.r1_gamma == 0 or self.iteration % self.r1_interval != 0:
-            return self.judge(discriminator, x0, rng), None
-        # A penalty on gradients is differentiated twice: in full precision, and eagerly, since a
-        # compiled graph has no second derivative.
-        with without_autocast(x0.device), uncompiled():
-            x0 = x0.detach().requires_grad_(True)
-            logits = self.judge(discriminator, x0, rng)
-            return logits, r1_penalty(logits, x0)
-
-    @property
-    def sampling_options(self) -> float:
-        """The truncation."""
-        return self.truncation
+    def example_inputs(self, network: str) -> tuple[Tensor | None, ...]:
+        """One image, or its latent."""
+        if network == "discriminator":
+            return (torch.zeros(1, *self.data_shape),)
+        return (torch.zeros(1, self.generator.latent_dim),)
 
     def draw(
         self,
@@ -149,17 +185,9 @@ class StyleGAN2(LatentGAN):
         generator: nn.Module,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Return the images of z ~ N(0, I), truncated as the model is set."""
-        # All of one stream: for small images the number of draws is what takes time.
-        shapes = [(self.generator.latent_dim,), *self.noise_shapes]
-        counts = [math.prod(shape) for shape in shapes]
-        parts = noise.normal(0, (sum(counts),)).split(counts, dim=1)
-        z, *layers = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-        images = generator(z, self.truncation, _by_layer(layers))
+        """Images of z ~ N(0, I), truncated as the model is set."""
+        z, *layers = noise.normals(0, [(self.generator.latent_dim,), *self.noise_shapes])
+        images = generator(z, self.truncation, layers)
         if callback is not None:
             callback(0, images)
         return images
-
-
-def _by_layer(layers: list[Tensor]) -> Callable[[int, tuple[int, ...]], Tensor]:
-    return lambda index, shape: layers[index]

@@ -61,7 +61,7 @@ class SPIGANGenerator(nn.Module):
         """
         h = self.latents(x_T, times)
         end = "const" if noise is None else [layer[-1] for layer in noise]
-        images, styles = self.synthesis(h[-1], truncation, _by_layer(end), return_ws=True)
+        images, styles = self.synthesis(h[-1], truncation, end, return_ws=True)
         if len(h) == 1:
             return images[None], styles
         # By itself, so that the average that truncation uses is one of h(1) alone.
@@ -77,11 +77,7 @@ class SPIGANGenerator(nn.Module):
 
     def render(self, h: Tensor, noise: Sequence[Tensor] | str = "const") -> Tensor:
         """Return the images (N, C, H, W) of latents h(t) (N, D) at any t."""
-        return self.synthesis.synthesis(self.synthesis.styles(h), _by_layer(noise))
-
-
-def _by_layer(noise: Sequence[Tensor] | str):
-    return noise if isinstance(noise, str) else lambda index, shape: noise[index]
+        return self.synthesis.synthesis(self.synthesis.styles(h), noise)
 
 
 def _build(module: dict | nn.Module) -> Any:

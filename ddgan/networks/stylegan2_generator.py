@@ -78,8 +78,8 @@ class StyleGAN2Generator(nn.Module):
 
         ``truncation`` ψ moves the first ``truncation_cutoff`` styles (all by default) towards the
         average of w, which forward passes in training mode track. ``noise`` is "random" (new per
-        sample and pixel), "const" (one fixed map per layer), "none", or a function that returns
-        (N, 1, H, W) for the number of the layer and the shape (1, H, W). ``mixing`` is a second
+        sample and pixel), "const" (one fixed map per layer), "none", or a tensor (N, 1, H, W) for
+        each layer, of the shapes ``noise_shapes(image_size)``. ``mixing`` is a second
         latent (N, latent_dim) and the numbers (N,) of the styles from which on it is used.
         """
         ws = self.styles(latent)

@@ -4,7 +4,7 @@ Weights are stored as standard normals and scaled when used (the equalised learn
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from ddgan.ops import conv_downsample2d, fused_bias_leaky_relu, same_conv2d, upf
 Architecture = Literal["orig", "skip", "residual"]
 ARCHITECTURES = ("orig", "skip", "residual")
 
-Noise = Literal["random", "const", "none"] | Callable[[int, tuple[int, ...]], Tensor]
+Noise = Literal["random", "const", "none"] | Sequence[Tensor]
 
 FILTER = (1, 3, 3, 1)
 
@@ -184,7 +184,7 @@ class NoiseInput(nn.Module):
     const: Tensor
 
     def __init__(self, index: int, size: int):
-        """Take the layer's number, by which a callable tells layers apart, and its resolution."""
+        """Take the layer's number, which is that of its noise, and its resolution."""
         super().__init__()
         self.index = index
         self.strength = nn.Parameter(torch.zeros(()))
@@ -199,12 +199,12 @@ class NoiseInput(nn.Module):
             values = torch.randn((x.shape[0], *shape), device=x.device, dtype=x.dtype)
         elif noise == "const":
             values = self.const
-        elif callable(noise):
-            values = noise(self.index, shape)
+        elif not isinstance(noise, str):
+            values = noise[self.index]
         else:
             raise ValueError(
-                f"noise is {noise!r}; expected 'random', 'const', 'none' or a function of the "
-                "layer's number and the shape (1, H, W)"
+                f"noise is {noise!r}; expected 'random', 'const', 'none' or a tensor (N, 1, H, W) "
+                "for each layer"
             )
         return x + (values * self.strength).to(x.dtype)
 

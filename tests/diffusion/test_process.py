@@ -112,7 +112,7 @@ def test_noise_generation_equals_the_posterior_of_the_predicted_x0():
     x_t, eps, noise = torch.randn(3, 4, 2, dtype=torch.float64, generator=generator)
     t = torch.tensor([1, 2, 3, 4])
     noise_generation = get_parametrization("noise")
-    x0 = noise_generation.x0(diffusion, eps, x_t, t)
+    x0 = noise_generation.x0(diffusion, eps, x_t, t, None)
     posterior = get_parametrization("posterior").x_prev(diffusion, x0, x_t, t, noise)
     torch.testing.assert_close(
         noise_generation.x_prev(diffusion, eps, x_t, t, noise), posterior, rtol=1e-9, atol=1e-9
@@ -125,8 +125,19 @@ def test_direct_denoising_returns_the_output_and_never_asks_for_the_posterior(mo
     output = torch.randn(2, 3)
     direct = get_parametrization("direct")
     assert direct.x_prev(diffusion, output, output, torch.tensor([2, 3]), output) is output
-    with pytest.raises(ValueError, match="remaining steps"):
-        direct.x0(diffusion, output, output, torch.tensor([2, 3]))
+    # Two steps remain from x_{t-1} = output at t = 3.
+    assert torch.equal(direct.x0(diffusion, output, output, 3, lambda x, t: x + t), output + 2 + 1)
+
+
+def test_one_time_for_the_whole_batch_is_the_same_time_for_each_sample():
+    diffusion = float64_diffusion(4)
+    x0, x_t, noise = torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.manual_seed(0))
+    t = torch.full((5,), 3)
+    for name in ("posterior_sample", "q_sample_pair"):
+        function = getattr(diffusion, name)
+        arguments = (x0, x_t, 3, noise) if name == "posterior_sample" else (x0, 3, x_t, noise)
+        each = [t if isinstance(argument, int) else argument for argument in arguments]
+        torch.testing.assert_close(function(*arguments), function(*each), rtol=0, atol=0)
 
 
 def test_unknown_parametrization():

@@ -9,7 +9,7 @@ from ddgan.diffusion import Diffusion
 from ddgan.engine import load_config
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.models import DDGAN
-from ddgan.models.diffusion_augment import DiffusionAugmentation
+from ddgan.models.augment import DiffusionAugmentation
 from ddgan.models.rng import StepRandom
 from ddgan.registry import DATASETS, MODELS
 
@@ -131,7 +131,8 @@ def test_direct_denoising_outputs_the_state_itself():
     x_t, t = torch.randn(5, 3, 8, 8), torch.tensor([1, 2, 3, 4, 4])
     outputs = []
     model.generator.register_forward_hook(lambda _, __, output: outputs.append(output))
-    x_prev = model.denoise(model.generator, x_t, t, StepRandom(5, x_t.device))
+    z, noise = model.step_noise(x_t, StepRandom(5, x_t.device))
+    x_prev = model.denoise(model.generator, x_t, t, z, noise)
     assert torch.equal(x_prev, outputs[0])
     # x_{t-1} is as noisy as it is: the output has no bounds.
     assert model.generator.tanh is False
@@ -150,7 +151,7 @@ def test_noise_generation_with_the_true_noise_is_the_posterior_of_the_truth():
 def test_one_step_ends_in_x0_itself_and_the_condition_tells_nothing():
     model = build("t1")
     x0 = torch.rand(64, 3, 8, 8)
-    t, x_prev, x_t = model.diffuse_pair(x0, StepRandom(64, x0.device))
+    t, x_prev, x_t = model.diffuse(x0, StepRandom(64, x0.device))
     assert (t == 1).all()
     assert torch.equal(x_prev, x0)
     correlation = torch.corrcoef(torch.stack([x0.flatten(), x_t.flatten()]))[0, 1]
@@ -175,10 +176,8 @@ def test_augmentation_diffuses_real_and_fake_for_both_networks():
     assert isinstance(model, DDGAN)
     assert isinstance(model.augment, DiffusionAugmentation)
     model.augment = Listening()
-    judged = []
-    model.discriminator.register_forward_pre_hook(
-        lambda _, inputs: judged.append(inputs[0].detach())
-    )
+    seen = []
+    model.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     x0 = torch.rand(32, 3, 8, 8)
     model.discriminator_loss(x0, StepRandom(32, x0.device))
     loss, _ = model.generator_loss(x0, StepRandom(32, x0.device))
@@ -186,8 +185,8 @@ def test_augmentation_diffuses_real_and_fake_for_both_networks():
     assert torch.equal(real, x0)
     assert not torch.equal(fake, fresh)
     # The discriminator sees what was diffused and nothing else.
-    for seen, (_, diffused) in zip(judged, model.augment.pairs, strict=True):
-        assert torch.equal(seen, diffused)
+    for x, (_, diffused) in zip(seen, model.augment.pairs, strict=True):
+        assert torch.equal(x, diffused)
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in model.generator.parameters())
 

@@ -9,8 +9,8 @@ import scipy.spatial.transform
 import scipy.stats
 import torch
 
-from ddgan.models import augment_matrices as matrices
-from ddgan.models.augment_resample import LOW_PASS, permute_pixels, recolour, warp
+from ddgan.models import augment_transforms as matrices
+from ddgan.models.augment_transforms import LOW_PASS, permute_pixels, recolour, warp
 
 
 class Normals:
@@ -25,7 +25,7 @@ class Normals:
 
 
 def draws(n, count, p, seed=0):
-    return matrices.Draws(Normals(n, seed), count, torch.tensor(p))
+    return matrices.TransformRandom(Normals(n, seed), count, torch.tensor(p))
 
 
 def images(n=4, channels=3, size=8, dtype=torch.float32):

@@ -148,7 +148,7 @@ def test_counters_are_part_of_the_state():
         model.train_step(batch(), sgd(model))
     other = toy_model()
     other.load_state_dict(model.state_dict())
-    assert (other.iteration, other.ema_updates) == (3, 3)
+    assert (other.iteration, other.ema.updates) == (3, 3)
 
 
 def test_sample_depends_on_seed_and_index_alone():
@@ -213,7 +213,7 @@ def test_other_numbers_of_steps(num_steps):
     [
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"r1_interval": 0}, "r1_interval is 0"),
-        ({"r1_gamma": -1}, "r1_gamma -1"),
+        ({"r1_gamma": -1}, "r1_gamma is -1"),
         ({"parametrization": "x"}, "'x'"),
     ],
 )

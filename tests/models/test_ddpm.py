@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise():
     torch.manual_seed(7)
     logs = model.train_step({"x": x}, adam(model))
     assert logs["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert (model.iteration, model.ema_updates, model.images_seen) == (1, 1, 32)
+    assert (model.iteration, model.ema.updates, model.images_seen) == (1, 1, 32)
 
 
 @pytest.mark.parametrize("clip", [False, True])

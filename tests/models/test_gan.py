@@ -13,7 +13,6 @@ from ddgan.diffusion import SampleNoise
 from ddgan.engine import load_config
 from ddgan.errors import ConfigError
 from ddgan.models import GAN, WGANGP
-from ddgan.models.gan import gradient_penalty
 from ddgan.models.rng import StepRandom
 from ddgan.networks import MLPLatentGenerator, MLPUnconditionalDiscriminator
 from ddgan.registry import MODELS
@@ -117,24 +116,12 @@ def test_the_critic_steps_of_wgangp():
         images.append(model.images_seen)
     assert moved == [True, False, False, True, False, False, True]
     assert images == [16 * i for i in range(1, 8)]
-    assert (model.iteration, model.ema_updates) == (7, 3)
-
-
-def test_the_gradient_penalty_of_a_plane_is_known():
-    x = torch.randn(5, 2, requires_grad=True)
-    assert gradient_penalty(x @ torch.tensor([[3.0], [4.0]]), x).item() == pytest.approx(16.0)
-    assert gradient_penalty(x @ torch.tensor([[0.6], [0.8]]), x).item() == pytest.approx(
-        0, abs=1e-6
-    )
-    # Where the critic is flat the norm has no slope; training goes on.
-    w = torch.zeros(2, 1, requires_grad=True)
-    gradient_penalty(x @ w, x).backward()
-    assert w.grad.isfinite().all()
+    assert (model.iteration, model.ema.updates) == (7, 3)
 
 
 def test_accumulated_gradients_do_not_go_with_critic_steps():
     model = build(WGANGP)
-    with pytest.raises(ConfigError, match=r"generator\.accumulative_counts is 2.*critic_steps=5"):
+    with pytest.raises(ConfigError, match=r"accumulative_counts is above 1.*critic_steps=5"):
         model.train_step(batch(), sgd(model, accumulative_counts=2))
     model = build(WGANGP, critic_steps=1)
     model.train_step(batch(), sgd(model, accumulative_counts=2))
@@ -239,7 +226,7 @@ def test_samples_of_stylegan2_depend_on_seed_and_index_alone():
     [
         ({"r1_interval": 0}, "r1_interval is 0"),
         ({"r1_gamma": -1.0}, "r1_gamma is -1"),
-        ({"mixing_probability": 1.5}, "mixing_probability 1.5"),
+        ({"mixing_probability": 1.5}, "mixing_probability is 1.5"),
     ],
 )
 def test_bad_arguments_of_stylegan2_are_named(arguments, message):

@@ -1,12 +1,14 @@
-"""Recording of sampling: when a recording is made anew, and, on a GPU, that it changes nothing."""
-
-import copy
+"""Recorded drawing: when it records again, and, on a GPU, that it changes nothing."""
 
 import pytest
 import torch
 
-from ddgan.models.graphs import LastRecording
+from ddgan.diffusion.parametrization import PARAMETRIZATIONS
+from ddgan.models import DDPM
+from ddgan.models.graphs import RecordedDraw
+from ddgan.networks import MLPGenerator
 
+from .test_spigan import image_model
 from .toy import toy_model
 
 
@@ -25,79 +27,89 @@ class Tape:
 
 
 @pytest.fixture
-def recording(monkeypatch):
+def tape(monkeypatch):
     monkeypatch.setattr(Tape, "made", 0)
-    return LastRecording(Tape)
+    return Tape
 
 
-def test_a_recording_is_used_until_its_key_or_its_shape_changes(recording):
-    x = torch.arange(4.0)
-    for key, value, made in (("a", x, 1), ("a", x + 1, 1), ("b", x, 2), ("b", x[:3], 3)):
-        torch.testing.assert_close(recording(key, lambda v: 2 * v, value), 2 * value)
-        assert Tape.made == made
-
-
-def test_a_recording_that_failed_is_not_replayed():
-    x, broken = torch.arange(4.0), [False]
-
-    def double(v):
-        return 2 * v
-
-    def record(function, example):
-        if broken[0]:
-            raise torch.cuda.OutOfMemoryError("no memory")
-        return Tape(function, example)
-
-    recording = LastRecording(record)
-    recording("a", double, x)
-    broken[0] = True
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        recording("b", double, x)
-    broken[0] = False
-    assert torch.equal(recording("a", double, x), 2 * x)
-    # Nor is it part of a copy, whose weights lie elsewhere.
-    made = Tape.made
-    assert torch.equal(copy.deepcopy(recording)("a", lambda v: 3 * v, x), 3 * x)
-    assert Tape.made == made + 1
-
-
-def test_samples_of_a_recording_equal_those_without(recording, monkeypatch):
+def test_samples_of_a_recording_equal_those_without(tape):
     model = toy_model()
+    draw = RecordedDraw(model, tape)
     expected = model.sample(12, seed=3, batch_size=4)
-    model._recording = recording
-    # The property says where the weights are; the toy stays on the CPU.
-    monkeypatch.setattr(type(model), "device", property(lambda self: _Cuda()))
-    monkeypatch.setattr(torch, "arange", _arange_on_cpu(torch.arange))
-    out = model.sample(12, seed=3, batch_size=4, cuda_graph=True)
-    assert torch.equal(out, expected)
-    assert Tape.made == 1
+    assert torch.equal(model.sample(12, seed=3, batch_size=4, draw=draw), expected)
+    assert tape.made == 1
     with torch.no_grad():
         model.generator_ema.a.mul_(2)  # in place, as the average is updated
-    changed = model.sample(12, seed=3, batch_size=4, cuda_graph=True)
+    changed = model.sample(12, seed=3, batch_size=4, draw=draw)
     assert not torch.equal(changed, expected)
-    assert Tape.made == 1
-    model.sample(4, seed=4, cuda_graph=True)
-    model.sample(4, seed=4, cuda_graph=True, use_ema=False)
-    assert Tape.made == 3
-    model.sampling_options = "another truncation"
-    model.sample(4, seed=4, cuda_graph=True, use_ema=False)
-    assert Tape.made == 4
+    assert tape.made == 1
 
 
-class _Cuda:
-    type = "cuda"
+def test_it_records_again_for_another_seed_size_generator_or_precision(tape):
+    model = toy_model()
+    draw = RecordedDraw(model, tape)
+    for made, changed in enumerate(({}, {"seed": 4}, {"n": 3}, {"use_ema": False}), start=1):
+        for _ in range(2):
+            model.sample(**({"n": 4, "draw": draw} | changed))
+        assert tape.made == made
+    with torch.autocast("cpu", torch.bfloat16):
+        model.sample(4, draw=draw)
+    assert tape.made == 5
+    model.generator_ema.a = torch.nn.Parameter(torch.tensor(0.7))  # the weight moves
+    model.sample(4, draw=draw)
+    assert tape.made == 6
 
 
-def _arange_on_cpu(arange):
-    def on_cpu(*args, device=None, **kwargs):
-        return arange(*args, **kwargs)
+def ddpm():
+    network = MLPGenerator(40, latent_dim=0, hidden_dim=16)
+    return DDPM(network, {"num_steps": 40}, data_preprocessor={"type": "PointPreprocessor"})
 
-    return on_cpu
+
+@pytest.mark.parametrize(
+    ("build", "change"),
+    [
+        (ddpm, lambda m: m.set_sampler("ddim", 5)),
+        (ddpm, lambda m: m.set_sampler("ddim", 40, eta=0.5)),
+        (ddpm, lambda m: setattr(m, "clip", True)),
+        (image_model, lambda m: setattr(m, "truncation", 0.5)),
+        (image_model, lambda m: setattr(m.generator_ema.mapping, "solver", "midpoint")),
+        (image_model, lambda m: setattr(m.path, "prior_std", 2.0)),
+        (toy_model, lambda m: setattr(m, "parametrization", PARAMETRIZATIONS["direct"])),
+    ],
+)
+def test_no_stale_setting_is_replayed(tape, build, change):
+    model = build()
+    draw = RecordedDraw(model, tape)
+    for _ in range(2):
+        model.sample(2, draw=draw)
+    assert tape.made == 1
+    change(model)
+    model.sample(2, draw=draw)
+    assert tape.made == 2
+
+
+def test_a_recording_that_failed_is_not_replayed(tape):
+    broken = False
+
+    def record(function, example):
+        if broken:
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return tape(function, example)
+
+    model = toy_model()
+    draw = RecordedDraw(model, record)
+    expected = model.sample(4, draw=draw)
+    broken = True
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        model.sample(4, seed=1, draw=draw)
+    broken = False
+    assert torch.equal(model.sample(4, draw=draw), expected)
+    assert tape.made == 2
 
 
 def test_a_graph_needs_a_gpu():
-    with pytest.raises(ValueError, match="cuda_graph needs a model on a GPU; this one is on cpu"):
-        toy_model().sample(2, cuda_graph=True)
+    with pytest.raises(ValueError, match="need a model on a GPU; this one is on cpu"):
+        RecordedDraw(toy_model())
 
 
 @pytest.mark.gpu
@@ -106,8 +118,9 @@ def test_replayed_samples_equal_eager_ones_on_a_gpu(dtype):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     model = toy_model().cuda()
+    draw = RecordedDraw(model)
     with torch.autocast("cuda", dtype, enabled=dtype is not None):
         for seed in (0, 1):
             eager = model.sample(10, seed=seed, batch_size=4)
-            graph = model.sample(10, seed=seed, batch_size=4, cuda_graph=True)
+            graph = model.sample(10, seed=seed, batch_size=4, draw=draw)
             torch.testing.assert_close(graph, eager, rtol=1e-5, atol=1e-5)

@@ -283,7 +283,8 @@ def test_one_evaluation_of_every_network():
 def test_each_image_has_its_own_layer_noise():
     model = image_model()
     z = SampleNoise(0, torch.zeros(3, dtype=torch.int64))
-    assert torch.equal(model.draw(z, model.generator_ema)[0], model.draw(z, model.generator_ema)[1])
+    first, second, _ = model.draw(z, model.generator_ema)
+    torch.testing.assert_close(first, second)
     noise = model.split_noise(SampleNoise(0, torch.arange(3)))[1]
     assert [tuple(layer.shape) for layer in noise] == [(3, 1, 4, 4), (3, 1, 8, 8), (3, 1, 8, 8)]
     layers = [m for m in model.generator.modules() if type(m).__name__ == "NoiseInput"]
@@ -386,10 +387,10 @@ def test_example_inputs_fit_the_networks():
     ("arguments", "message"),
     [
         ({"num_points": 0}, "num_points is 0"),
-        ({"r1_interval": 0}, "r1_interval 0"),
-        ({"path_length_interval": 0}, "path_length_interval 0"),
+        ({"r1_interval": 0}, "r1_interval is 0"),
+        ({"path_length_interval": 0}, "path_length_interval is 0"),
         ({"r1_gamma": -1}, "r1_gamma is -1"),
-        ({"path_length_weight": -1}, "path_length_weight -1"),
+        ({"path_length_weight": -1}, "path_length_weight is -1"),
         ({"sde": "x"}, "sde is 'x'"),
         ({"ema_half_life": 0}, "ema_half_life is 0"),
         ({"ema_ramp_up": -1.0}, "ema_ramp_up -1.0"),

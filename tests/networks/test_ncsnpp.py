@@ -10,7 +10,7 @@ from network_checks import (
 )
 from torch import nn
 
-from ddgan.diffusion import shared_index
+from ddgan.diffusion import time_index
 from ddgan.networks import NCSNpp
 from ddgan.networks.layers import SplitLinear
 from ddgan.registry import MODELS
@@ -168,7 +168,7 @@ def test_a_time_shared_by_the_batch_gives_the_same_output_and_gradients(n):
     network = build().double()
     x_t, _, z = inputs(network, n)
     outputs, gradients = [], []
-    for t in (shared_index(2, x_t), torch.full((n,), 2)):
+    for t in (time_index(3, x_t), torch.full((n,), 2)):
         outputs.append(network(x_t.double(), t, z.double()))
         network.zero_grad()
         outputs[-1].square().sum().backward()

@@ -11,6 +11,7 @@ from ddgan.diffusion import SampleNoise
 from ddgan.networks import StyleGAN2Discriminator, StyleGAN2Generator, stylegan2_generator
 from ddgan.networks.stylegan2_generator import draw_crossing
 from ddgan.networks.stylegan2_layers import modulated_conv2d
+from ddgan.networks.stylegan2_synthesis import noise_shapes
 from ddgan.ops import upsample2d
 
 ARCHITECTURES = ("orig", "skip", "residual")
@@ -138,26 +139,28 @@ def test_synthesis_is_its_layers(architecture):
     torch.testing.assert_close(network(ws, "const"), sum(images), atol=1e-4, rtol=1e-4)
 
 
+def layer_noise(indices):
+    return SampleNoise(3, torch.tensor(indices)).normals(0, noise_shapes(16))
+
+
 def test_samples_do_not_depend_on_the_batch():
     network, z = generator(), latents(6)
-    noise = SampleNoise(3, torch.arange(6))
     with torch.no_grad():
-        together = network(z, noise=noise.normal)
+        together = network(z, noise=layer_noise([0, 1, 2, 3, 4, 5]))
         for part in ([0], [1, 2], [3, 4, 5]):
-            alone = network(z[part], noise=SampleNoise(3, torch.tensor(part)).normal)
+            alone = network(z[part], noise=layer_noise(part))
             torch.testing.assert_close(alone, together[part], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(network(z, noise="none"), together)
 
 
-def test_each_layer_asks_for_its_own_noise():
-    asked = []
-
-    def noise(index, shape):
-        asked.append((index, shape))
-        return torch.zeros(2, *shape)
-
-    generator()(latents(2), noise=noise)
-    assert asked == [(i, (1, s, s)) for i, s in enumerate((4, 8, 8, 16, 16))]
+def test_each_layer_has_its_own_noise():
+    assert noise_shapes(16) == [(1, s, s) for s in (4, 8, 8, 16, 16)]
+    network, z, layers = generator(), latents(2), layer_noise([0, 1])
+    plain = network(z, noise=layers)
+    for i, layer in enumerate(layers):
+        assert not torch.allclose(
+            network(z, noise=[*layers[:i], 2 * layer, *layers[i + 1 :]]), plain
+        )
     assert not any("strength" in name for name, _ in generator(use_noise=False).named_parameters())
 
 

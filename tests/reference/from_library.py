@@ -29,7 +29,7 @@ def trainer(model: DDGAN, optimizer: dict[str, dict]) -> plain.Trainer:
         torch.optim.Adam(generator.parameters(), **optimizer["generator"]),
         torch.optim.Adam(discriminator.parameters(), **optimizer["discriminator"]),
         model.r1_gamma,
-        model.ema_decay,
+        model.ema.decay,
     )
 
 

@@ -22,6 +22,7 @@ from benchmarks.training import (
     step_of,
 )
 from ddgan import ops
+from ddgan.engine.networks import compile_networks
 from ddgan.errors import UserError
 from ddgan.models.adversarial import AdversarialModel
 
@@ -144,7 +145,7 @@ def changed_subject(options: argparse.Namespace, change: Change) -> Subject:
 def changed_step(subject: Subject, change: Change) -> Work:
     """One update of both networks, in the way of one row."""
     if subject.options.compile:
-        subject.model.compile_networks()
+        compile_networks(subject.model)
     step = step_of(subject, subject.options.r1)
 
     def update() -> None:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from benchmarks import Clock, Work, limit, measure, within
 from ddgan import ops
 from ddgan.engine import load_config
+from ddgan.engine.networks import compile_networks
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
 from ddgan.models import DDGAN, SPIGAN
 from ddgan.models.adversarial import AdversarialModel
+from ddgan.models.graphs import RecordedDraw
 from ddgan.networks import MLPDiscriminator, NCSNpp
 from ddgan.registry import MODELS
 from ddgan.utils.cli import add_options
@@ -179,7 +181,7 @@ def variants_of(subject: Subject, ours: Work, plain: Callable[[], Work]) -> dict
     if "limit" in options.against:
         variants |= limit.limits_of(ours, options.channels_last)
     if options.compile:
-        subject.model.compile_networks()
+        compile_networks(subject.model)
     return variants
 
 
@@ -257,10 +259,11 @@ def sample(options: argparse.Namespace) -> dict[str, Any]:
     subject = build_subject(options)
     record = headline(subject, clock)
     model, num = subject.model.eval(), len(subject.batch["x"])
+    draw = RecordedDraw(model) if options.cuda_graph else None
 
     def ours() -> object:
         with torch.autocast(options.device, subject.dtype, enabled=subject.dtype is not None):
-            return model.sample(num, batch_size=num, cuda_graph=options.cuda_graph)
+            return model.sample(num, batch_size=num, draw=draw)
 
     def plain() -> Work:
         trainer = subject.plain()

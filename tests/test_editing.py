@@ -10,11 +10,9 @@ from torch import nn
 
 from ddgan.apis import edit, inpaint, interpolate, load_model, read_image
 from ddgan.diffusion import Diffusion, SampleNoise
+from ddgan.editing import InterpolatedNoise
 from ddgan.errors import UserError
 from ddgan.models import DDGAN
-from ddgan.noise_on_arc import NoiseOnArc
-
-from .toy import toy_model
 
 SIZE = 8
 T = 4
@@ -57,6 +55,10 @@ class EqualPixels(FreePixels):
         precision = 1 / self.s2 + n * a / (1 - a)
         mean = a.sqrt() / (1 - a) * x_t.sum((1, 2, 3), keepdim=True) / precision
         return (mean + z[:, :1, :1, :1] / precision.sqrt()).expand_as(x_t)
+
+
+class FreePoints(FreePixels):
+    data_shape = (2,)
 
 
 def model_of(generator, **kwargs):
@@ -190,7 +192,7 @@ def test_no_noise_is_used_twice(monkeypatch, image, mask):
     original = SampleNoise.normal
 
     def normal(self, stream, shape):
-        used.append(stream)
+        used.append(self.first_stream + stream)
         return original(self, stream, shape)
 
     monkeypatch.setattr(SampleNoise, "normal", normal)
@@ -235,7 +237,7 @@ def test_ways_between_edits(model, image):
 def test_noise_on_an_arc_stays_standard_normal():
     start, stop = (SampleNoise(seed, torch.arange(50)) for seed in (0, 1))
     for a in (0, 0.25, 0.5, 1):
-        noise = NoiseOnArc(start, stop, a)
+        noise = InterpolatedNoise(start, 1, a)
         values = noise.normal(3, (1000,))
         angle = math.pi / 2 * a
         expected = math.cos(angle) * start.normal(3, (1000,)).double()
@@ -243,8 +245,6 @@ def test_noise_on_an_arc_stays_standard_normal():
         torch.testing.assert_close(values.double(), expected, rtol=0, atol=1e-6)
         assert abs(float(values.var()) - 1) < 5 * math.sqrt(2 / 50_000)
         assert abs(float(values.mean())) < 5 / math.sqrt(50_000)
-    with pytest.raises(ValueError, match=r"50 and 2 samples and a is 0"):
-        NoiseOnArc(start, SampleNoise(1, torch.arange(2)), 0)
 
 
 def test_the_generator_is_evaluated_and_left_as_it_was(image):
@@ -278,7 +278,7 @@ BAD = [
     (lambda m, p, k: interpolate(m, 1), r"points is 1"),
     (lambda m, p, k: interpolate(m, 3, seeds=(2, 2)), r"two different seeds"),
     (lambda m, p, k: interpolate(m, 3, images=(p, p)), r"go together"),
-    (lambda m, p, k: edit(toy_model(), p, 1), r"shape \(2,\); only images"),
+    (lambda m, p, k: edit(model_of(FreePoints()), p, 1), r"shape \(2,\); only images"),
 ]
 
 
