@@ -20,7 +20,7 @@ def pytest_configure():
 
 @pytest.fixture(scope="session")
 def tool_environment():
-    """The environment in which the tools are started as processes of their own."""
+    """The environment of tools that run in their own process."""
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -57,7 +57,7 @@ def load_tool():
 
 @pytest.fixture
 def call_tool(monkeypatch, capfd, load_tool):
-    """Run the ``main`` of a tool in this process; returns (exit status, its output)."""
+    """Run the ``main`` of a tool in this process; returns (exit status, output)."""
 
     def call(name, *arguments):
         tool = load_tool(name)
@@ -70,7 +70,7 @@ def call_tool(monkeypatch, capfd, load_tool):
         except SystemExit as error:
             status = error.code
         finally:
-            # A tool owns its process; here it must not change how other tests compute.
+            # A tool sets this for its own process; other tests must not notice.
             torch.set_flush_denormal(False)
         out, err = capfd.readouterr()
         return status, out + err
@@ -79,7 +79,7 @@ def call_tool(monkeypatch, capfd, load_tool):
 
 
 def tiny_config(name, work_dir, **options):
-    """Return a config of tests/configs with a folder; ``__`` in a key of options is a dot."""
+    """A config of tests/configs with its folder; ``__`` in a key of options stands for a dot."""
     options = {key.replace("__", "."): value for key, value in options.items()}
     cfg = load_config(CONFIGS / f"{name}.py", options)
     cfg.work_dir = str(work_dir)
@@ -103,7 +103,7 @@ def train():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, train):
-    """Folders of one finished run of each tiny config, not to be written to."""
+    """Folders of one finished run of each tiny config; tests must not write to them."""
     folders = {}
 
     def folder(name):
@@ -117,7 +117,7 @@ def trained(tmp_path_factory, train):
 
 @pytest.fixture(scope="session")
 def lively(trained, tmp_path_factory):
-    """A checkpoint of images.py whose networks are drawn anew, so that its samples differ."""
+    """A checkpoint of images.py with larger random weights, so that its samples differ."""
     content = read_checkpoint(trained("images") / "iter_14.pth")
     generator = torch.Generator().manual_seed(0)
     for value in content["state_dict"].values():
@@ -131,7 +131,7 @@ def lively(trained, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start_tool(tool_environment):
-    """Start a tool as a process of its own, in a folder; its output goes to one pipe."""
+    """Start a command as a new process in a folder; stdout and stderr go to one pipe."""
 
     def start(command, cwd, **environment):
         return subprocess.Popen(
