@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ddgan.data.decoding import SUFFIXES, decode_image
-from ddgan.data.images import ImageDataset, LeftOut
+from ddgan.data.images import HIDDEN, ImageDataset, LeftOut
 from ddgan.data.labels import LABELS, choose_labels, parse_labels
 from ddgan.data.storage import StorageError, patiently, printable, read_file
 from ddgan.data.transforms import Transform
@@ -102,7 +102,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], LeftOut]:
             path = Path(entry.path).relative_to(root).as_posix()
             kind = patiently(lambda entry=entry: _kind(entry), entry.path)
             if entry.name.startswith("."):
-                left_out.add("hidden", path)
+                left_out.add(HIDDEN, path)
             elif kind == "folder":
                 (links if entry.is_symlink() else folders).append(folder / entry.name)
             elif kind != "file":

@@ -20,6 +20,8 @@ from ddgan.utils.files import sha256
 
 _PROBES = 8
 _NAMED = 5
+# The reason for files that nobody expects to be read.
+HIDDEN = "hidden"
 
 
 class TooManyUnreadableError(UserError):
@@ -51,10 +53,11 @@ class LeftOut:
 
     def text(self, joint: str = "") -> str:
         """A summary with an example of each reason, after ``joint``; empty if there is nothing."""
-        parts = [
-            f"{len(names)} {reason} ({printable(names[0])}{', ...' if len(names) > 1 else ''})"
-            for reason, names in sorted(self.names.items())
-        ]
+        parts = []
+        for reason, names in sorted(self.names.items()):
+            more = ", ..." if len(names) > 1 else ""
+            example = "" if reason == HIDDEN else f" ({printable(names[0])}{more})"
+            parts.append(f"{len(names)} {reason}{example}")
         return f"{joint}left out: {', '.join(parts)}" if parts else ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from PIL import Image
 
 from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_image
-from ddgan.data.images import ImageDataset, LeftOut
+from ddgan.data.images import HIDDEN, ImageDataset, LeftOut
 from ddgan.data.labels import LABELS, Entries, choose_labels, labels_json, parse_labels
 from ddgan.data.storage import PatientFile, patiently
 from ddgan.data.transforms import Transform
@@ -96,7 +96,7 @@ class ImageZip(ImageDataset):
             if name.endswith("/"):
                 continue
             if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-                self.left_out.add("hidden", name)
+                self.left_out.add(HIDDEN, name)
             elif parts[-1] == LABELS or name.lower().endswith(SUFFIXES):
                 _check_method(entry, self.path)
                 (labels if parts[-1] == LABELS else images)[name] = entry.filename

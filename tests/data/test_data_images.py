@@ -2,7 +2,7 @@
 
 import io
 import json
-import logging
+import os
 import pickle
 import struct
 import zipfile
@@ -14,11 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.logging import MMLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ddgan.data import ImageFolder, ImageLMDB, ImageZip, TooManyUnreadableError
+from ddgan.data import ImageFolder, ImageLMDB, ImageZip, TooManyUnreadableError, lmdb_images
+from ddgan.data.storage import PatientFile
 from ddgan.registry import DATASETS
 
 SIZE = 6
@@ -77,18 +77,6 @@ def images(count):
     return {f"{i:02d}.png": encoded(values_of(i)) for i in range(count)}
 
 
-@pytest.fixture
-def log():
-    """The records that the package logs."""
-    records = []
-    handler = logging.Handler()
-    handler.emit = records.append
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
-
-
 @STORES
 def test_contents_and_order(tmp_path, make):
     path = tmp_path / "data"
@@ -137,11 +125,10 @@ def test_unreadable_is_replaced_logged_once_and_counted(tmp_path, make, log):
     for _ in range(2):
         assert [data[i]["index"] for i in (6, 7, 8, 9, 29)] == [6, 9, 9, 9, 0]
     np.testing.assert_array_equal(data[7]["x"].permute(1, 2, 0).numpy(), values_of(9))
-    messages = [record.getMessage() for record in log]
-    assert len(messages) == 3
-    for name, message in zip(broken, messages, strict=True):
+    assert len(log) == 3
+    for name, message in zip(broken, log, strict=True):
         assert f"{name} (" in message
-    assert "9000x9000 is over the limit of 67108864 pixels" in messages[2]
+    assert "9000x9000 is over the limit of 67108864 pixels" in log[2]
     assert [name[-6:] for name in data.unreadable] == list(broken)
 
 
@@ -218,7 +205,7 @@ def test_a_late_wrong_size_is_replaced(tmp_path, log):
     make_folder(tmp_path, {**images(20), "01.png": encoded(values_of(1, 5, 5))})
     data = ImageFolder(tmp_path)
     assert data[1]["index"] == 2
-    assert "01.png (it is 5x5" in log[0].getMessage()
+    assert "01.png (it is 5x5" in log[0]
 
 
 @STORES
@@ -306,7 +293,7 @@ def test_zip_bad_input(tmp_path, log):
     good = encoded(values_of(4))
     path.write_bytes(path.read_bytes().replace(good, good[:-9] + b"123456789"))
     assert ImageZip(path)[4]["index"] == 5
-    assert "Bad CRC-32" in log[0].getMessage()
+    assert "Bad CRC-32" in log[0]
 
 
 def test_zip_bomb_is_not_unpacked(tmp_path, log, monkeypatch):
@@ -315,7 +302,7 @@ def test_zip_bomb_is_not_unpacked(tmp_path, log, monkeypatch):
         file.writestr("00.png", encoded(values_of(0)))
         file.writestr("01.png", b"\0" * 1_000_000)
     assert ImageZip(tmp_path / "a.zip")[1]["index"] == 0
-    assert "unpacks to 1000000 bytes, over the limit" in log[0].getMessage()
+    assert "unpacks to 1000000 bytes, over the limit" in log[0]
 
 
 def test_lmdb_raw_and_numbered(tmp_path):
@@ -397,3 +384,188 @@ def test_zip_that_leads_elsewhere_is_refused(tmp_path, name):
     make_zip(tmp_path / "a.zip", {"0.png": encoded(values_of(0)), name: encoded(values_of(1))})
     with pytest.raises(ValueError, match="leads out of the zip's folder"):
         ImageZip(tmp_path / "a.zip")
+
+
+def test_linked_folders_are_read_once(tmp_path, log):
+    make_folder(tmp_path / "elsewhere", {"a/00.png": encoded(values_of(0))})
+    root = tmp_path / "root"
+    make_folder(root, {"b/01.png": encoded(values_of(1))})
+    (root / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    (root / "b" / "up").symlink_to(root)
+    (root / "twice").symlink_to(root / "b")
+    data = ImageFolder(root)
+    assert data.paths == ["a/00.png", "b/01.png"]
+    assert "2 linked folders that are read already (twice, ...)" in log[0]
+
+
+def test_what_a_folder_leaves_out_is_told(tmp_path, log, monkeypatch):
+    root = tmp_path / "root"
+    names = ["a.gif", "b.AVIF", "c.heic", "d.heic", "e", ".f.png", "g/closed/h.png"]
+    make_folder(root, {**images(3), **dict.fromkeys(names, b"x")})
+    (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    os.mkfifo(root / "pipe.png")
+    scandir = os.scandir
+
+    def deny(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    # The tests may run as root, from whom nothing is closed.
+    monkeypatch.setattr(os, "scandir", deny)
+    assert len(ImageFolder(root)) == 3
+    for text in (
+        "1 .avif files (b.AVIF)",
+        "1 .gif files (a.gif)",
+        "2 .heic files (c.heic, ...)",
+        "1 files without an ending (e)",
+        "1 folders that may not be opened (g/closed)",
+        "1 hidden",
+        "2 links that lead nowhere (gone.png, ...)",
+        "1 no regular files (pipe.png)",
+    ):
+        assert text in log[0]
+    with pytest.raises(ValueError, match=r"no images in .*left out: 1 \.heic files"):
+        ImageFolder(make_only(tmp_path / "other", "a.heic"))
+
+
+def make_only(root, name):
+    make_folder(root, {name: b"x"})
+    return root
+
+
+def test_other_endings_of_jpeg(tmp_path):
+    names = ["a.jfif", "b.jpe", "c.JPEG"]
+    make_folder(tmp_path, {name: encoded(values_of(0), "JPEG") for name in names})
+    assert ImageFolder(tmp_path).paths == names
+
+
+def test_names_that_are_no_utf8_can_be_printed(tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    make_folder(tmp_path, {name: encoded(values_of(0)), "b.png": encoded(values_of(0))})
+    data = ImageFolder(tmp_path)
+    assert [data.image_name(i)[-8:] for i in range(2)][1] == "\\xff.png"
+    assert len(data.digest()) == 64
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+@pytest.mark.parametrize("make", [make_folder, make_zip])
+def test_labels_beside_the_images(tmp_path, make, top, log):
+    path = tmp_path / "data"
+    labels = [["cat/1.png", 3], ["dog/0.png", 8]]
+    files = {f"{top}{name}": encoded(values_of(label)) for name, label in labels}
+    files[f"{top}dataset.json"] = json.dumps({"labels": labels}).encode()
+    dataset = make(path, files)
+    assert [dataset(path)[i]["label"] for i in range(2)] == [3, 8]
+    assert "label" not in dataset(path, use_labels=False)[0]
+    assert log == []
+    digest = dataset(path).digest()
+    files[f"{top}dataset.json"] = json.dumps({"labels": [[n, 1] for n, _ in labels]}).encode()
+    assert make(path, files)(path).digest() != digest
+    files[f"{top}dataset.json"] = b'{"images": []}'
+    assert "label" not in make(path, files)(path)[0]
+    assert "has no 'labels'" in log[0]
+    files[f"{top}dataset.json"] = json.dumps({"labels": labels[:1]}).encode()
+    with pytest.raises(ValueError, match=r"dataset.json in .*dog/0.png.*use_labels=False"):
+        make(path, files)(path)
+
+
+def test_labels_that_contradict_each_other_are_not_used(tmp_path, log):
+    files = {"a/0.png": encoded(values_of(0)), "b/0.png": encoded(values_of(1))}
+    for folder in "ab":
+        files[f"{folder}/dataset.json"] = json.dumps({"labels": [["0.png", 1]]})
+    make_zip(tmp_path / "a.zip", files)
+    assert "label" not in ImageZip(tmp_path / "a.zip")[0]
+    assert "2 files dataset.json side by side" in log[0]
+
+
+def test_zips_of_windows(tmp_path, log):
+    files = {f"p\\{name}": content for name, content in images(3).items()}
+    files["p\\dataset.json"] = json.dumps({"labels": [[f"0{i}.png", i] for i in range(3)]})
+    files["__MACOSX\\p\\._00.png"] = b"junk"
+    files["Thumbs.db"] = b"junk"
+    make_zip(tmp_path / "a.zip", files)
+    data = ImageZip(tmp_path / "a.zip")
+    assert data.names == ["p/00.png", "p/01.png", "p/02.png"]
+    assert [data[i]["label"] for i in range(3)] == [0, 1, 2]
+    assert log == [f"zip {tmp_path}/a.zip: 3 images; left out: 1 .db files (Thumbs.db), 1 hidden"]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "value", "message"),
+    [((8, 10), 9, "method deflate64"), ((8, 10), 93, "method"), ((6, 8), 1, "is encrypted")],
+)
+def test_zips_that_python_cannot_unpack(tmp_path, offsets, value, message):
+    make_zip(tmp_path / "a.zip", images(3))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for magic, offset in zip((b"PK\3\4", b"PK\1\2"), offsets, strict=True):
+        position = content.find(magic)
+        while position >= 0:
+            struct.pack_into("<H", content, position + offset, value)
+            position = content.find(magic, position + 4)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"00.png' in .*{message}.*unpack the zip"):
+        ImageZip(tmp_path / "a.zip")
+
+
+@STORES
+def test_when_nothing_can_be_read_the_first_reason_is_shown(tmp_path, make):
+    path = tmp_path / "data"
+    dataset = make(path, {f"{i:02d}.png": bomb() for i in range(3)})
+    with pytest.raises(TooManyUnreadableError, match=r"first reason: .*00.png: .*9000x9000"):
+        dataset(path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(st.binary(min_size=1, max_size=40), st.binary(max_size=9_000), min_size=1),
+    st.integers(0, 400),
+)
+def test_the_lmdb_reader_against_the_library(tmp_path_factory, values, more):
+    """Every tree shape: values in leaves and on pages of their own, deleted and replaced ones."""
+    path = tmp_path_factory.mktemp("lmdb")
+    with lmdb.open(str(path), map_size=1 << 26) as environment:
+        with environment.begin(write=True) as transaction:
+            for i in range(more):
+                transaction.put(b"%05d" % i, bytes(i % 256 for i in range(i * 37 % 5000)))
+        with environment.begin(write=True) as transaction:
+            for i in range(0, more, 3):
+                transaction.delete(b"%05d" % i)
+            for key, value in values.items():
+                transaction.put(key, value)
+        with environment.begin() as transaction:
+            expected = list(transaction.cursor())
+    file = PatientFile(path / "data.mdb")
+    entries = list(lmdb_images._entries(file))
+    assert [(e.key, file.read_at(e.offset, e.size)) for e in entries] == expected
+
+
+def test_an_lmdb_that_breaks_off_is_refused(tmp_path):
+    make_lmdb(tmp_path / "a", {str(i): values_of(i, 40, 40).tobytes() for i in range(30)})
+    file = tmp_path / "a" / "data.mdb"
+    content = file.read_bytes()
+    ImageLMDB(tmp_path / "a")
+    for size in (0, 100, 4095, 4096, 8191, 8192, len(content) // 2, len(content) - 4096):
+        file.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"a cannot be read as an LMDB.*get it again"):
+            ImageLMDB(tmp_path / "a")
+
+
+def test_databases_inside_an_lmdb_are_refused(tmp_path):
+    with lmdb.open(str(tmp_path / "a"), max_dbs=2, map_size=1 << 24) as environment:
+        inner = environment.open_db(b"train")
+        with environment.begin(write=True, db=inner) as transaction:
+            transaction.put(b"0", values_of(0).tobytes())
+    with pytest.raises(ValueError, match=r"'train' is a database of its own"):
+        ImageLMDB(tmp_path / "a")
+
+
+def test_other_records_of_an_lmdb_are_no_raw_images(tmp_path, log):
+    """Twelve bytes could be an image of 2 x 2 pixels, which a resize would bring to any size."""
+    files = {f"a{i}": values_of(i).tobytes() for i in range(20)}
+    make_lmdb(tmp_path / "a", {**files, "a1": b"twelve bytes"})
+    data = ImageLMDB(tmp_path / "a", pipeline=[{"type": "Resize", "size": 6}])
+    index = sorted([*files]).index("a1")
+    assert data[index]["index"] == index + 1
+    assert "a1 (" in log[-1]

@@ -1,6 +1,8 @@
 """Centre crop and resize, and the decoding of unusual images."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, JpegImagePlugin
 
-from ddgan.data import CentreCrop, Resize
+from ddgan.data import CentreCrop, ImageFolder, Resize
 from ddgan.data.decoding import decode_image, to_tensor
 from ddgan.data.transforms import build_pipeline
 from ddgan.registry import TRANSFORMS
@@ -117,7 +119,52 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
     assert colour[:, 0, 3].tolist() == [128, 128, 128]
 
 
-@pytest.mark.parametrize("value", [-1, 0x10000])
+def grey_png(bits, values, transparent):
+    """A grey PNG file of any depth with a transparent value, as no encoder of Pillow writes it."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packed = "".join(f"{value:0{bits}b}" for value in values)
+    row = b"\0" + int(packed.ljust(-(-len(packed) // 8) * 8, "0"), 2).to_bytes(
+        -(-len(packed) // 8), "big"
+    )
+    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
+    return io.BytesIO(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"tRNS", struct.pack(">H", transparent))
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_at_every_depth(bits, channels):
+    top = 2**bits - 1
+    # Black, which is transparent, and white beside a value that differs in its lowest bit alone.
+    values = [0, top, 0, 1]
+    x = to_tensor(decode_image(grey_png(bits, values, 0), channels))
+    expected = [255, 255, 255, 0 if bits == 16 else 255 // top]
+    assert x[0, 0].tolist() == expected
+    other = to_tensor(decode_image(grey_png(bits, values, top), channels))
+    assert other[0, 0].tolist()[:3] == [0, 255, 0]
+
+
+def test_few_bits_of_sixteen_are_told(tmp_path, log):
+    for i, top in enumerate((0xFFFF, 0xFFF, 0xFF, 0)):
+        values = np.linspace(0, top, 36).reshape(6, 6).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{i}.png")
+    data = ImageFolder(tmp_path, channels=1)
+    assert [len(data[i]["x"]) for i in range(4)] == [1] * 4
+    # Once for a data set; an image that is black in all its bits is no mistake.
+    assert len(log) == 1
+    assert "1.png has 16 bits of which only the lowest 12 are used" in log[0]
+
+
+@pytest.mark.parametrize("value", [-1, 0, 255, 0x10000])
 def test_more_than_sixteen_bits_are_refused(value):
     values = np.array([[0, value]], dtype=np.int32)
     with pytest.raises(ValueError, match="only 8 and 16 bits are supported"):

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
+from ddgan.data import ImageFolder
 from ddgan.data.workers import Flag, reader_context
 from ddgan.engine.loop import TrainLoop
+from ddgan.errors import UserError
 
 
 def _watch(flag, started) -> None:
@@ -81,3 +84,32 @@ def test_no_workers_need_no_context() -> None:
     assert reader_context(0) is None
     with pytest.raises(ValueError, match="vfork"):
         reader_context(1, "vfork")
+
+
+@pytest.mark.parametrize("reason", ["No space left on device (28)", "Read-only file system (30)"])
+def test_shared_memory_that_is_too_small_is_named(monkeypatch, reason) -> None:
+    sizes = []
+
+    def share(tensor):
+        sizes.append(tensor.nbytes)
+        raise RuntimeError(f"unable to write to file </torch_1>: {reason}\nmore")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    with pytest.raises(
+        UserError, match=r"/dev/shm .* 600 MiB .*--shm-size.*num_workers=0"
+    ) as error:
+        reader_context(3, batch_bytes=100 << 20)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sizes == [600 << 20]
+    assert reader_context(0, batch_bytes=100 << 20) is None
+
+
+def test_images_are_counted_without_shared_memory(tmp_path, monkeypatch, log) -> None:
+    def share(tensor):
+        raise RuntimeError("unable to open shared memory object")
+
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    assert len(ImageFolder(tmp_path)) == 1
+    assert "/dev/shm cannot be used" in log[0]
