@@ -1,7 +1,9 @@
 """Documents, metadata and settings agree with the repository they describe."""
 
+import ast
 import importlib
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,41 @@ def test_the_method_on_the_first_page_runs():
     assert all(p.grad is not None for p in names["discriminator"].parameters())
     g_loss.backward()
     assert all(p.grad is not None for p in names["generator"].parameters())
+
+
+RINGS = (
+    {"registry", "errors", "utils"},
+    {"ops", "diffusion", "networks", "models"},
+    {"data", "evaluation", "visualization", "engine", "editing", "apis"},
+    {"experiments", "demo"},
+)
+
+
+def imported_rooms(file):
+    """The packages and modules directly below ``ddgan`` that a source imports."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("ddgan."))
+
+
+def test_imports_point_down():
+    """No room imports one of a higher ring (docs/architecture.md), and there are no cycles."""
+    package = ROOT / "ddgan"
+    imports = {}
+    for file in package.rglob("*.py"):
+        room = file.relative_to(package).parts[0].removesuffix(".py")
+        imports.setdefault(room, set()).update(set(imported_rooms(file)) - {room, "__version__"})
+    imports.pop("__init__")
+    rank = {room: i for i, ring in enumerate(RINGS) for room in ring}
+    assert imports.keys() <= rank.keys()
+    upward = {(a, b) for a, rooms in imports.items() for b in rooms if rank[b] > rank[a]}
+    assert not upward
+    list(TopologicalSorter(imports).static_order())  # raises CycleError
 
 
 def test_versions_agree():
