@@ -55,4 +55,4 @@ def ddim_step(
     signal_s, noise_s = diffusion.sqrt_alpha_bar[s], diffusion.sqrt_one_minus_alpha_bar[s]
     sigma = eta * noise_s / noise_t * torch.sqrt(1 - alpha_bar[t] / alpha_bar[s])
     x_s = signal_s * x0 + torch.sqrt(noise_s**2 - sigma**2) * eps
-    return x_s if eta == 0 else x_s + sigma * noise
+    return x_s if eta == 0 else x_s + sigma * noise  # type: ignore[operator]

@@ -57,8 +57,8 @@ class SampleNoise:
         blocks = torch.arange((count + 3) // 4, device=self.indices.device)
         low, high = self.indices & _MASK, (self.indices >> 32) & _MASK
         zero = torch.zeros_like(low[:, None] + blocks)
-        stream = zero + (self.first_stream + stream)
-        counter = (zero + blocks, stream, zero + low[:, None], zero + high[:, None])
+        streams = zero + (self.first_stream + stream)
+        counter = (zero + blocks, streams, zero + low[:, None], zero + high[:, None])
         key = (self.seed & _MASK, self.seed >> 32)
         words = torch.stack(philox(counter, key))
         # Box-Muller on (0, 1] x (0, 1], in float64 so that every device rounds to the same float32.

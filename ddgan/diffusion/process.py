@@ -19,6 +19,17 @@ class Diffusion(nn.Module):
     ``"geometric"`` (with ``variance_min`` and ``variance_max``).
     """
 
+    betas: Tensor
+    sqrt_betas: Tensor
+    sqrt_alphas: Tensor
+    alpha_bar: Tensor
+    sqrt_alpha_bar: Tensor
+    sqrt_one_minus_alpha_bar: Tensor
+    posterior_mean_coef1: Tensor
+    posterior_mean_coef2: Tensor
+    posterior_variance: Tensor
+    posterior_std: Tensor
+
     def __init__(
         self,
         num_steps: int = 4,
@@ -64,7 +75,7 @@ class Diffusion(nn.Module):
             + self._at(self.sqrt_betas, t - 1, x_prev) * noise
         )
 
-    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) (Eq. 11)."""
         return (
             self._at(self.posterior_mean_coef1, t - 1, x0) * x0

@@ -34,6 +34,10 @@ class AdaptiveAugmentation(nn.Module):
     statistics are buffers, and never waited for. Raises ValueError for values out of range.
     """
 
+    p: Tensor
+    batches: Tensor
+    signs: Tensor
+
     def __init__(
         self,
         pipeline: str = "bgc",

@@ -7,6 +7,7 @@ from the new image to the old one.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ class TransformRandom:
         return self.uniform() < (self.p if p is None else p)
 
 
-def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
+def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
     """Stack (N,) tensors and numbers to (N, rows, columns)."""
     full = [[e if isinstance(e, Tensor) else torch.full_like(like, e) for e in r] for r in rows]
     return torch.stack([torch.stack(row, dim=-1) for row in full], dim=-2)
@@ -137,6 +138,7 @@ def colour_matrices(rng: TransformRandom) -> Tensor:
 
 def affine_colour(factor: Tensor, offset: Tensor) -> Tensor:
     """(N, 4, 4) matrices that multiply colours by a factor and add an offset."""
+    rows: list[list[Any]]
     rows = [[factor, 0, 0, offset], [0, factor, 0, offset], [0, 0, factor, offset], [0, 0, 0, 1]]
     return _matrix(rows, factor)
 
@@ -199,7 +201,8 @@ def _old_positions(matrices: Tensor, ys: Tensor, xs: Tensor) -> tuple[Tensor, Te
     """x and y, each (N, H, W), of the positions (xs, ys) times the matrices."""
     # Written out, as a GPU may round the factors of a matrix product to 10 bits.
     m = matrices[..., None, None]
-    return tuple(m[:, i, 0] * xs + m[:, i, 1] * ys[:, None] + m[:, i, 2] for i in range(2))
+    x, y = (m[:, i, 0] * xs + m[:, i, 1] * ys[:, None] + m[:, i, 2] for i in range(2))
+    return x, y
 
 
 def _centred(count: int, like: Tensor) -> Tensor:

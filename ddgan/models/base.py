@@ -5,6 +5,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapperDict
@@ -214,8 +215,11 @@ def check_shapes(dataset: Dataset, model: nn.Module) -> None:
         )
 
 
-def build(module: dict | nn.Module) -> nn.Module:
-    """The registered module that a config describes; a module stays as it is."""
+def build(module: dict | nn.Module) -> Any:
+    """The registered module that a config describes; a module stays as it is.
+
+    ``Any``, since the interface of a network is its method's, not that of ``nn.Module``.
+    """
     return MODELS.build(module) if isinstance(module, dict) else module
 
 

@@ -86,7 +86,7 @@ class RecordedDraw:
                 noise.indices,
             )
             self._key = key
-        return self._recording(noise.indices)
+        return self._recording(noise.indices)  # type: ignore[misc]
 
 
 def settings(model: nn.Module) -> tuple:

@@ -72,6 +72,8 @@ class PathLengthPenalty(nn.Module):
     ``decay`` is the weight of a new batch in a, which starts at 0 and is equal in all processes.
     """
 
+    mean: Tensor
+
     def __init__(self, decay: float = 0.01):
         super().__init__()
         if not 0 < decay <= 1:

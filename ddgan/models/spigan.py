@@ -1,6 +1,7 @@
 """SPI-GAN: a GAN along the straight path from noise to data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class SPIGAN(StyleBasedModel):
             **logit_means(real_logits, fake_logits),
             **self.update_augmentation(real_logits),
         }
-        r1 = None if penalties[0] is None else torch.stack(penalties).sum()
+        r1 = None if penalties[0] is None else torch.stack(penalties).sum()  # type: ignore[arg-type]
         return self.add_r1(loss, logs, r1, times_interval=True)
 
     def generator_loss(self, x0: Tensor, rng: StepRandom) -> tuple[Tensor, Logs]:
@@ -108,7 +109,7 @@ class SPIGAN(StyleBasedModel):
         """
         times, x_T = self.draw_times(rng), self.path.x_T(x0, rng.normal(tuple(x0.shape[1:])))
         fakes, _ = self.generate(self.ddp("generator"), x_T, times, rng)
-        loss = sum(
+        loss: Any = sum(
             logistic_g_loss(self.logits(self.discriminator, fake, t, rng)).float().mean()
             for t, fake in zip(times, fakes, strict=True)
         )

@@ -40,7 +40,7 @@ class StyleBasedModel(AdversarialModel):
         Every ``path_length_interval`` iterations the path length regularizer is added to the
         generator's loss with ``path_length_weight`` times the interval; a weight of 0 means never.
         """
-        super().__init__(*networks, **kwargs)
+        super().__init__(*networks, **kwargs)  # type: ignore[arg-type]
         if path_length_interval < 1 or path_length_weight < 0:
             raise ValueError(
                 f"path_length_interval is {path_length_interval} and path_length_weight is "
