@@ -8,6 +8,7 @@ import torch
 from ddgan.apis import load_model
 from ddgan.engine import read_checkpoint
 from ddgan.errors import ConfigError
+from ddgan.registry import HOOKS, MODELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +88,15 @@ def run(tmp_path_factory, start_tool, free_port):
     assert "global batch 16 (2 x 8)" in output
     assert "Warning" not in output
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_the_package():
+    """Unregister the outside package after each test, so that none depends on another."""
+    yield
+    sys.modules.pop("outside_package", None)
+    MODELS.module_dict.pop("OutsideGenerator", None)
+    HOOKS.module_dict.pop("CompareRanks", None)
 
 
 def test_two_processes_keep_equal_parameters(run):
