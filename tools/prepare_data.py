@@ -17,10 +17,10 @@ NAMED = 10
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
-        description="Crop, scale and store images. Interrupted, it goes on when started again; "
-        "SRC is only read.",
+        description="Crop, scale and store images. After an interruption the same command "
+        "continues. SRC is only read.",
     )
     parser.add_argument(
         "source", metavar="SRC", help="a folder, zip, LMDB, .npy, CIFAR-10's or MNIST's folder"
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Prepare, and say what was made and what was left out."""
+    """Prepare the images and print what was made and what was left out."""
     args = parse_args()
     with user_errors():
         source, destination = Path(args.source), Path(args.destination)
@@ -67,11 +67,11 @@ def main() -> None:
         made = prepare(images, destination, form, progress_bar, args.workers, args.limit)
         print(summary(made))
         if images.left_out is not None and images.left_out.names:
-            print(f"no images to be read, {images.left_out.text()}")
+            print(images.left_out.text())
 
 
 def choose_format(destination: Path, form: str | None) -> str:
-    """Return the format that the ending of DST and ``--format`` agree on."""
+    """The format that the ending of DST and ``--format`` agree on; raises UserError."""
     endings = {handler.suffix: name for name, handler in FORMATS.items()}
     by_name = endings.get(destination.suffix)
     if by_name is None or form not in (None, by_name):
@@ -81,7 +81,7 @@ def choose_format(destination: Path, form: str | None) -> str:
 
 
 def summary(made: Prepared) -> str:
-    """Return what a person wants to know."""
+    """What was made, and the first of the images that were left out."""
     files = made.path.rglob("*") if made.path.is_dir() else [made.path]
     size = sum(file.stat().st_size for file in files) / 2**20
     lines = [

@@ -1,4 +1,4 @@
-"""Data sets, their deterministic transforms, and the sampler that gives training its order."""
+"""Data sets, deterministic transforms, and the sampler that gives training its order."""
 
 from ddgan.data.cifar10 import CIFAR10
 from ddgan.data.folder import ImageFolder
@@ -15,6 +15,7 @@ from ddgan.data.stacked import (
     StackedMNIST,
     load_digit_images,
 )
+from ddgan.data.storage import StorageError
 from ddgan.data.transforms import CentreCrop, Resize
 from ddgan.data.zip_images import ImageZip
 
@@ -33,6 +34,7 @@ __all__ = [
     "StackedDigits",
     "StackedImages",
     "StackedMNIST",
+    "StorageError",
     "TooManyUnreadableError",
     "check_batch_size",
     "collate",

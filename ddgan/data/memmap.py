@@ -3,7 +3,6 @@
 import hashlib
 import io
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from ddgan.registry import DATASETS
 
 _CHUNK = 1 << 24
 _MAX_LABEL_BYTES = 1 << 32
-# What NumPy raises for damaged files.
-_DAMAGE = (ValueError, EOFError, SyntaxError, TypeError, OverflowError, zipfile.BadZipFile)
 
 
 def labels_path(path: str | Path) -> Path:
@@ -93,7 +90,10 @@ class ImageMemmap(BatchedDataset):
             return None
         try:
             labels = np.load(io.BytesIO(read_file(path, _MAX_LABEL_BYTES)), allow_pickle=False)
-        except _DAMAGE as error:
+        except StorageError:
+            raise
+        # NumPy raises nearly anything for damaged files.
+        except Exception as error:
             raise ValueError(
                 f"ImageMemmap: {path} cannot be read ({error}); remove or repair it"
             ) from error
@@ -112,7 +112,10 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], int]:
     try:
         # Only its length is compared with the header; no page of the map is touched.
         images = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False), path)
-    except _DAMAGE as error:
+    except StorageError:
+        raise
+    # NumPy raises nearly anything for damaged files.
+    except Exception as error:
         raise ValueError(
             f"ImageMemmap: {path} cannot be read as a .npy file ({error}); prepare it again"
         ) from error

@@ -1,9 +1,6 @@
 """A zip of images, with optional labels."""
 
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -12,14 +9,11 @@ from PIL import Image
 from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_image
 from ddgan.data.images import HIDDEN, ImageDataset, LeftOut
 from ddgan.data.labels import LABELS, Entries, choose_labels, labels_json, parse_labels
-from ddgan.data.storage import PatientFile, patiently
+from ddgan.data.storage import PatientFile, StorageError, patiently
 from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-# What zipfile raises for damaged directories and contents.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
-_DAMAGE += (NotImplementedError, OverflowError)
 
 
 @DATASETS.register_module()
@@ -77,7 +71,10 @@ class ImageZip(ImageDataset):
         if self._handle is None:
             try:
                 self._handle = zipfile.ZipFile(PatientFile(self.path))
-            except _DAMAGE as error:
+            except StorageError:
+                raise
+            # zipfile raises nearly anything for damaged files.
+            except Exception as error:
                 raise ValueError(
                     f"ImageZip: {self.path} is not a whole zip file ({error}); get it again"
                 ) from error
@@ -125,7 +122,10 @@ class ImageZip(ImageDataset):
     def _read_labels(self, stored_name: str) -> bytes:
         try:
             return self._read(stored_name)
-        except _DAMAGE as error:
+        except StorageError:
+            raise
+        # zipfile raises nearly anything for damaged files.
+        except Exception as error:
             raise ValueError(
                 f"ImageZip: {stored_name} in {self.path} is damaged ({error}); get the file again, "
                 "or set use_labels=False"

@@ -1,12 +1,10 @@
 """Folders, zips and LMDBs of images: contents, damage, limits and worker processes."""
 
-import io
 import json
 import os
 import pickle
 import struct
 import zipfile
-import zlib
 
 import lmdb
 import numpy as np
@@ -14,67 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from image_stores import SIZE, bomb, encoded, images, make_folder, make_lmdb, make_zip, values_of
 from torch.utils.data import DataLoader
 
 from ddgan.data import ImageFolder, ImageLMDB, ImageZip, TooManyUnreadableError, lmdb_images
 from ddgan.data.storage import PatientFile
 from ddgan.registry import DATASETS
 
-SIZE = 6
-
-
-def values_of(i, height=SIZE, width=SIZE):
-    return np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(values, form="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, form)
-    return file.getvalue()
-
-
-def bomb(width=9_000, height=9_000):
-    """A PNG of a few bytes whose header declares a huge image."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
-
-
-def make_folder(root, files):
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return ImageFolder
-
-
-def make_zip(path, files):
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in files.items():
-            file.writestr(name, content)
-    return ImageZip
-
-
-def make_lmdb(path, files):
-    environment = lmdb.open(str(path), map_size=1 << 24)
-    with environment.begin(write=True) as transaction:
-        for name, content in files.items():
-            transaction.put(name.encode(), content)
-    environment.close()
-    return ImageLMDB
-
-
 STORES = pytest.mark.parametrize("make", [make_folder, make_zip, make_lmdb])
-
-
-def images(count):
-    return {f"{i:02d}.png": encoded(values_of(i)) for i in range(count)}
 
 
 @STORES

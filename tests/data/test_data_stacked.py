@@ -8,15 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_stores import idx_bytes
 from torch.utils.data import DataLoader
 
 from ddgan.data import StackedDigits, StackedMNIST, load_digit_images, read_idx
 from ddgan.registry import DATASETS
-
-
-def idx_bytes(values: np.ndarray) -> bytes:
-    header = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
-    return header + values.astype(np.uint8).tobytes()
 
 
 def write_mnist(folder, joint="-", end="", count=50):

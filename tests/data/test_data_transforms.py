@@ -2,13 +2,13 @@
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_stores import png_file
 from PIL import Image, ImageOps, JpegImagePlugin
 
 from ddgan.data import CentreCrop, ImageFolder, Resize
@@ -120,24 +120,12 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
 
 
 def grey_png(bits, values, transparent):
-    """A grey PNG file of any depth with a transparent value, as no encoder of Pillow writes it."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
+    """A grey PNG file of one row, of any depth, with a transparent value."""
     packed = "".join(f"{value:0{bits}b}" for value in values)
-    row = b"\0" + int(packed.ljust(-(-len(packed) // 8) * 8, "0"), 2).to_bytes(
-        -(-len(packed) // 8), "big"
-    )
-    header = struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)
-    return io.BytesIO(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"tRNS", struct.pack(">H", transparent))
-        + chunk(b"IDAT", zlib.compress(row))
-        + chunk(b"IEND", b"")
-    )
+    size = -(-len(packed) // 8)
+    row = b"\0" + int(packed.ljust(size * 8, "0"), 2).to_bytes(size, "big")
+    transparency = (b"tRNS", struct.pack(">H", transparent))
+    return io.BytesIO(png_file(len(values), 1, bits, 0, row, transparency))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])

@@ -6,18 +6,16 @@ import os
 import pickle
 import threading
 import time
-import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_stores import images, make_folder, make_lmdb, make_zip, values_of
 from torch.utils.data import DataLoader
 
-from ddgan.data import ImageFolder, ImageLMDB, ImageMemmap, ImageZip, prepare, storage
+from ddgan.data import ImageMemmap, prepare, storage
 from ddgan.data.sources import open_source
 from ddgan.data.storage import PatientFile, StorageError, patiently, read_file
 from ddgan.errors import UserError
@@ -105,33 +103,15 @@ def test_an_open_file_outlives_stale_handles_and_notices_another_file(tmp_path, 
         file.read_at(0, 1)
 
 
-def values_of(i):
-    return np.random.default_rng(i).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-
-
 def make(kind, path, count=20):
     """A store of ``count`` images of a kind; gives its data set."""
     if kind == "memmap":
-        np.save(
-            path.with_suffix(".npy"),
-            np.stack([values_of(i) for i in range(count)]).transpose(0, 3, 1, 2),
-        )
+        values = np.stack([values_of(i) for i in range(count)])
+        np.save(path.with_suffix(".npy"), values.transpose(0, 3, 1, 2).copy())
         return ImageMemmap(path.with_suffix(".npy"))
     if kind == "lmdb":
-        with lmdb.open(str(path), map_size=1 << 24) as opened, opened.begin(write=True) as writer:
-            for i in range(count):
-                writer.put(str(i).encode(), values_of(i).tobytes())
-        return ImageLMDB(path)
-    folder = path if kind == "folder" else path.parent / "files"
-    folder.mkdir()
-    for i in range(count):
-        Image.fromarray(values_of(i)).save(folder / f"{i:04d}.png")
-    if kind == "folder":
-        return ImageFolder(path)
-    with zipfile.ZipFile(path, "w") as file:
-        for image in sorted(folder.iterdir()):
-            file.write(image, image.name)
-    return ImageZip(path)
+        return make_lmdb(path, {str(i): values_of(i).tobytes() for i in range(count)})(path)
+    return (make_folder if kind == "folder" else make_zip)(path, images(count))(path)
 
 
 @pytest.fixture
