@@ -93,7 +93,7 @@ def test_draws_of_x0_differ_with_a_latent_and_not_without():
     for t in (1, 2, 3, 4):
         assert build("t4").draw_x0(x_t, t).var(0).mean() > 1e-5
         # Equal rows of a matrix product may still round apart.
-        assert build("nolatent").draw_x0(x_t, t).var(0).max() < 1e-12
+        assert build("nolatent").draw_x0(x_t, t).var(0).max() < 1e-10
     assert not any("mapping" in name for name, _ in build("nolatent").named_parameters())
 
 

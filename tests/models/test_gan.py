@@ -216,8 +216,12 @@ def test_samples_of_stylegan2_depend_on_seed_and_index_alone():
         if isinstance(getattr(layer, "strength", None), nn.Parameter):
             layer.strength.data.fill_(0.5)
     full = model.sample(7, seed=2)
-    assert torch.equal(model.sample(7, seed=2, batch_size=3), full)
-    assert torch.equal(model.sample(3, seed=2, first_index=4), full[4:])
+    # Sums of another order may fall on the other side of a rounding.
+    for part, of in (
+        (model.sample(7, seed=2, batch_size=3), full),
+        (model.sample(3, seed=2, first_index=4), full[4:]),
+    ):
+        assert (part.int() - of.int()).abs().max() <= 1
     assert len(torch.unique(full, dim=0)) == 7
 
 
