@@ -3,6 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -72,7 +73,16 @@ class FeatureMetric(ABC):
         """The values for an extractor's outputs for the samples, and the real data."""
 
 
+def _inception() -> dict[str, Any]:
+    return {"type": "InceptionExtractor"}
+
+
+def _vgg16() -> dict[str, Any]:
+    return {"type": "VGG16Extractor"}
+
+
 @METRICS.register_module()
+@dataclass
 class FrechetDistance(FeatureMetric):
     """The Fréchet distance of features, FID by default: 50,000 samples against all of the data.
 
@@ -82,13 +92,14 @@ class FrechetDistance(FeatureMetric):
     needs = "statistics"
     version = "1"
 
-    def __init__(
-        self, extractor: dict[str, Any] | None = None, num: int = 50_000, label: str = "fid"
-    ) -> None:
-        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
-        self.num = num
-        self.label = label
-        self.higher_is_better = {label: False}
+    extractor: dict[str, Any] = field(default_factory=_inception)
+    num: int = 50_000
+    label: str = "fid"
+
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """Lower is better."""
+        return {self.label: False}
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
         """The distance."""
@@ -97,6 +108,7 @@ class FrechetDistance(FeatureMetric):
 
 
 @METRICS.register_module()
+@dataclass
 class InceptionScore(FeatureMetric):
     """The inception score, mean and standard deviation over ``splits`` parts of the samples.
 
@@ -106,13 +118,12 @@ class InceptionScore(FeatureMetric):
     needs = "nothing"
     higher_is_better: ClassVar = {"is": True}
 
-    def __init__(
-        self, extractor: dict[str, Any] | None = None, num: int = 50_000, splits: int = 10
-    ) -> None:
-        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
-        self.num = num
-        self.splits = splits
-        self.settings = {"splits": splits}
+    extractor: dict[str, Any] = field(default_factory=_inception)
+    num: int = 50_000
+    splits: int = 10
+
+    def __post_init__(self) -> None:
+        self.settings = {"splits": self.splits}
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Features, real: Real = None) -> dict[str, float]:
@@ -134,6 +145,7 @@ class InceptionScore(FeatureMetric):
 
 
 @METRICS.register_module()
+@dataclass
 class KernelDistance(FeatureMetric):
     """KID: the squared MMD of a cubic kernel, mean and deviation over subsets drawn with a seed.
 
@@ -143,17 +155,13 @@ class KernelDistance(FeatureMetric):
     needs = "features"
     higher_is_better: ClassVar = {"kid": False}
 
-    def __init__(
-        self,
-        extractor: dict[str, Any] | None = None,
-        num: int = 50_000,
-        num_real: int | None = 50_000,
-        subsets: int = 100,
-        subset_size: int = 1000,
-    ) -> None:
-        self.extractor = dict(extractor or {"type": "InceptionExtractor"})
-        self.num, self.num_real = num, num_real
-        self.subsets, self.subset_size = subsets, subset_size
+    extractor: dict[str, Any] = field(default_factory=_inception)
+    num: int = 50_000
+    num_real: int | None = 50_000
+    subsets: int = 100
+    subset_size: int = 1000
+
+    def __post_init__(self) -> None:
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
@@ -177,18 +185,17 @@ class KernelDistance(FeatureMetric):
 
 
 class _ManifoldMetric(FeatureMetric):
-    """Two of the four values of ``precision_recall_density_coverage``, in VGG16's features."""
+    """Two of the four values of ``precision_recall_density_coverage``."""
 
     needs = "features"
     # 1: precision and recall in float32 by torch-fidelity, density and coverage with open balls.
     version = "2"
+    k: int
 
-    def __init__(
-        self, extractor: dict[str, Any] | None, num: int, num_real: int | None, k: int
-    ) -> None:
-        self.extractor = dict(extractor or {"type": "VGG16Extractor"})
-        self.num, self.num_real, self.k = num, num_real, k
-        self.settings = {"k": k}
+    @property
+    def settings(self) -> dict[str, int]:
+        """What a record says besides the extractor and the numbers of images."""
+        return {"k": self.k}
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
         """The values; raises UserError for at most k images."""
@@ -199,6 +206,7 @@ class _ManifoldMetric(FeatureMetric):
 
 
 @METRICS.register_module()
+@dataclass
 class PrecisionRecall(_ManifoldMetric):
     """Improved precision and recall, with balls to the ``k``-th neighbour in VGG16's features.
 
@@ -206,18 +214,14 @@ class PrecisionRecall(_ManifoldMetric):
     """
 
     higher_is_better: ClassVar = {"precision": True, "recall": True}
-
-    def __init__(
-        self,
-        extractor: dict[str, Any] | None = None,
-        num: int = 50_000,
-        num_real: int | None = 50_000,
-        k: int = 3,
-    ) -> None:
-        super().__init__(extractor, num, num_real, k)
+    extractor: dict[str, Any] = field(default_factory=_vgg16)
+    num: int = 50_000
+    num_real: int | None = 50_000
+    k: int = 3
 
 
 @METRICS.register_module()
+@dataclass
 class DensityCoverage(_ManifoldMetric):
     """Density and coverage, with balls to the ``k``-th neighbour in VGG16's features.
 
@@ -225,18 +229,14 @@ class DensityCoverage(_ManifoldMetric):
     """
 
     higher_is_better: ClassVar = {"density": True, "coverage": True}
-
-    def __init__(
-        self,
-        extractor: dict[str, Any] | None = None,
-        num: int = 10_000,
-        num_real: int | None = 10_000,
-        k: int = 5,
-    ) -> None:
-        super().__init__(extractor, num, num_real, k)
+    extractor: dict[str, Any] = field(default_factory=_vgg16)
+    num: int = 10_000
+    num_real: int | None = 10_000
+    k: int = 5
 
 
 @METRICS.register_module()
+@dataclass
 class DigitModes:
     """Modes of StackedDigits that samples cover, and KL(samples || data) in nats.
 
@@ -245,8 +245,7 @@ class DigitModes:
 
     higher_is_better: ClassVar = {"modes": True, "kl": False, "kl_uniform": False}
 
-    def __init__(self, num: int = 10_000):
-        self.num = num
+    num: int = 10_000
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
         """The coverage, the classifier's accuracy and the KL of perfect samples."""
@@ -256,6 +255,7 @@ class DigitModes:
 
 
 @METRICS.register_module()
+@dataclass
 class MnistModes:
     """Modes of StackedMNIST that samples cover, and KL(samples || data) in nats.
 
@@ -266,9 +266,8 @@ class MnistModes:
 
     higher_is_better: ClassVar = {"modes": True, "kl": False, "kl_uniform": False}
 
-    def __init__(self, root: str = "data/mnist", num: int = 25_600):
-        self.root = root
-        self.num = num
+    root: str = "data/mnist"
+    num: int = 25_600
 
     @functools.cached_property
     def classifier(self) -> MnistClassifier:
@@ -294,6 +293,7 @@ def _stacked_modes(labels: np.ndarray, distribution: np.ndarray, accuracy: float
 
 
 @METRICS.register_module()
+@dataclass
 class GaussianModes:
     """Modes of 25-Gaussians that samples cover, KL in nats, and the share of good samples.
 
@@ -302,8 +302,7 @@ class GaussianModes:
 
     higher_is_better: ClassVar = {"modes": True, "kl": False, "high_quality": True}
 
-    def __init__(self, num: int = 10_000):
-        self.num = num
+    num: int = 10_000
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
         """The coverage, and the KL of perfect samples."""
@@ -323,6 +322,7 @@ class ModelMetric(ABC):
 
 
 @METRICS.register_module()
+@dataclass
 class SamplingTime(ModelMetric):
     """Seconds for a batch of samples: median and quartiles of ``repeats`` batches (Table 4).
 
@@ -331,15 +331,13 @@ class SamplingTime(ModelMetric):
 
     higher_is_better: ClassVar = {"seconds": False, "images_per_second": True}
 
-    def __init__(self, batch_size: int = 100, warmup: int = 3, repeats: int = 10):
-        if batch_size < 1 or warmup < 0 or repeats < 1:
-            raise ValueError(
-                f"SamplingTime: batch_size is {batch_size}, warmup {warmup} and repeats {repeats}; "
-                "expected at least 1, 0 and 1"
-            )
-        self.batch_size = batch_size
-        self.warmup = warmup
-        self.repeats = repeats
+    batch_size: int = 100
+    warmup: int = 3
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.warmup < 0 or self.repeats < 1:
+            raise ValueError(f"{self}; expected batch_size >= 1, warmup >= 0 and repeats >= 1")
 
     def __call__(self, model: GenerativeModel, use_ema: bool = True) -> dict[str, Any]:
         """The median, the quartiles and the extremes, in seconds per batch."""
@@ -352,9 +350,7 @@ class SamplingTime(ModelMetric):
             "seconds_min": low,
             "seconds_max": high,
             "images_per_second": self.batch_size / median,
-            "batch_size": self.batch_size,
-            "warmup": self.warmup,
-            "repeats": self.repeats,
+            **asdict(self),
             "nfe": count_evaluations(model, use_ema),
         }
 

@@ -1,7 +1,6 @@
-"""The classifier that tells the 1000 modes of StackedMNIST apart, trained here on first use."""
+"""The classifier that tells the 1000 modes of StackedMNIST apart, trained at first use."""
 
 import functools
-import hashlib
 import logging
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from torch.nn import functional as F
 from ddgan.data import StackedMNIST, load_mnist_images
 from ddgan.evaluation.cache import cache_root, key_of, load_tensors, save_tensors
 from ddgan.evaluation.features import Progress, no_progress
-from ddgan.evaluation.modes import ModeCoverage, mode_coverage
+from ddgan.evaluation.modes import ModeCoverage, mode_coverage, stacked_distribution
 from ddgan.registry import MODELS
 from ddgan.utils.files import sha256
 
-# To be raised whenever the network, its training or the numbers below change.
+# Raise this whenever the network, its training or the numbers below change.
 RECIPE_VERSION = 1
 SIDE = 28
 EPOCHS = 2
@@ -31,8 +30,8 @@ _CHUNK = 1_000
 class MnistClassifier(nn.Module):
     """A convolutional network of 422,154 parameters on grey digits of 28x28 pixels.
 
-    ``mnist_classifier`` sets ``test_digits``, its answers on the test split of the data that it
-    was trained on, and ``held_out_accuracy``, the share of right ones.
+    ``mnist_classifier`` sets ``test_digits``, its answers on the test split of its training data,
+    and ``held_out_accuracy``, the share of correct ones.
     """
 
     feature_dim = 128
@@ -53,11 +52,11 @@ class MnistClassifier(nn.Module):
         self.held_out_accuracy = float("nan")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, 10) for uint8 images (N, H, W), of which the centre is looked at."""
+        """Logits (N, 10) for the centres of uint8 images (N, H, W)."""
         return self.logits(self.embed(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the features (N, 128) before the logits, for uint8 images (N, H, W)."""
+        """The features (N, 128) before the logits, for uint8 images (N, H, W)."""
         height, width = images.shape[-2:]
         if images.dtype != torch.uint8 or images.ndim != 3 or min(height, width) < SIDE:
             raise ValueError(
@@ -70,13 +69,13 @@ class MnistClassifier(nn.Module):
 
     @torch.no_grad()
     def digits(self, images: Tensor) -> Tensor:
-        """Return the digits (N,), int64 in 0..9, on uint8 images (N, H, W), on the CPU."""
+        """The digits (N,), int64 in 0..9, on uint8 images (N, H, W); on the CPU."""
         device = self.logits.weight.device
         parts = [self(chunk.to(device)).argmax(dim=1).cpu() for chunk in images.split(_CHUNK)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def modes(self, images: Tensor) -> np.ndarray:
-        """Return the labels (N,), int64 in 0..999, of stacked digits (N, 3, H, W) uint8.
+        """The labels (N,), int64 in 0..999, of stacked digits (N, 3, H, W) uint8.
 
         The label is 100 a + 10 b + c for the digits a, b, c in the first to third channel.
         """
@@ -87,10 +86,10 @@ class MnistClassifier(nn.Module):
 
 
 def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> MnistClassifier:
-    """Return the classifier of the MNIST (or a set in its form) in ``root``, on the CPU.
+    """The classifier of the MNIST, or a set of its format, in ``root``; on the CPU.
 
     It is trained at the first call, for half a minute on one core, and then kept in the cache
-    folder under a key of the data and of the recipe. The errors are those of load_mnist_images.
+    folder under a key of the data and the recipe. Raises the errors of load_mnist_images.
     """
     images, labels = (torch.from_numpy(a.copy()) for a in load_mnist_images(root, "train"))
     digest = sha256(str(tuple(images.shape)).encode(), images.numpy().data, labels.numpy().data)
@@ -110,7 +109,7 @@ def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> Mnis
     if classifier.held_out_accuracy < 0.985:
         print_log(
             f"the digit classifier of {root} is right on {classifier.held_out_accuracy:.2%} of the "
-            "test images, and counts of modes are as good as that; MNIST itself gives 98.9 %",
+            "test images, which limits the counts of modes; MNIST itself gives 98.9 %",
             "current",
             logging.WARNING,
         )
@@ -120,9 +119,9 @@ def mnist_classifier(root: str | Path, progress: Progress = no_progress) -> Mnis
 def train_classifier(
     images: Tensor, labels: Tensor, progress: Progress = no_progress
 ) -> MnistClassifier:
-    """Return a classifier trained on uint8 images (N, H, W) and their digits (N,).
+    """Train a classifier on uint8 images (N, H, W) and their digits (N,).
 
-    It depends on these alone: torch's random numbers are neither used nor changed.
+    It depends only on these: torch's random state is neither used nor changed.
     """
     steps = EPOCHS * ((len(images) + BATCH - 1) // BATCH)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
@@ -147,16 +146,14 @@ def train_classifier(
 
 @functools.cache
 def stacked_mnist_distribution(root: str | Path) -> np.ndarray:
-    """Return the probabilities (1000,) of the modes of StackedMNIST: products of frequencies."""
-    digits = load_mnist_images(root, "train")[1]
-    p = np.bincount(digits, minlength=10) / len(digits)
-    return np.einsum("i,j,k->ijk", p, p, p).ravel()
+    """The probabilities (1000,) of the modes of StackedMNIST."""
+    return stacked_distribution(load_mnist_images(root, "train")[1])
 
 
 def real_mode_coverage(classifier: MnistClassifier, root: str | Path, num: int) -> ModeCoverage:
-    """Return what the protocol says of ``num`` real triples of the test split.
+    """The coverage of ``num`` real triples of the test split.
 
-    They are classified like samples, so this is the best that a perfect generator could reach.
+    They are classified like samples, so this is the best that a perfect generator can reach.
     """
     data = StackedMNIST(root, "test", num_samples=num)
     # A digit looks the same in whatever channel and triple.
@@ -166,9 +163,9 @@ def real_mode_coverage(classifier: MnistClassifier, root: str | Path, num: int) 
 
 @MODELS.register_module()
 class MnistFeatures(nn.Module):
-    """The digit classifier's features, of the three channels side by side, of StackedMNIST.
+    """The digit classifier's features of the three channels of StackedMNIST, concatenated.
 
-    ``root`` holds MNIST's IDX files, on which it is trained at first use.
+    ``root`` holds MNIST's IDX files; the classifier is trained on them at first use.
     """
 
     name = "mnist-classifier"
@@ -177,14 +174,12 @@ class MnistFeatures(nn.Module):
     def __init__(self, root: str | Path) -> None:
         super().__init__()
         self.classifier = mnist_classifier(root)
-        digest = hashlib.sha256()
-        for value in self.classifier.state_dict().values():
-            digest.update(value.numpy().data)
-        self.weights_digest = digest.hexdigest()
+        weights = self.classifier.state_dict().values()
+        self.weights_digest = sha256(*(value.numpy().data for value in weights))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return features (N, 384) of uint8 images (N, 3, H, W), at least 28x28."""
+        """The features (N, 384) of uint8 images (N, 3, H, W), at least 28x28."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images are {tuple(images.shape)}; expected uint8 (N, 3, H, W)")
         features = self.classifier.embed(images.flatten(0, 1))

@@ -44,8 +44,14 @@ def mode_coverage(
     return _coverage(np.bincount(labels, minlength=num_modes), _probabilities(reference, num_modes))
 
 
+def stacked_distribution(digits: np.ndarray) -> np.ndarray:
+    """The probabilities (1000,) of triples of independent draws from ``digits`` (N,) in 0..9."""
+    p = np.bincount(digits, minlength=10) / len(digits)
+    return np.einsum("i,j,k->ijk", p, p, p).ravel()
+
+
 def finite_sample_floor(num_samples: int, num_modes: int) -> float:
-    """Return the KL in nats expected of ``num_samples`` perfect samples: (K - 1) / (2 N).
+    """The KL in nats expected of ``num_samples`` perfect samples: (K - 1) / (2 N).
 
     The leading term of the bias of a histogram's KL; it holds for several samples per mode.
     """
@@ -63,7 +69,7 @@ def gaussian_mode_coverage(
     reference: ArrayLike | None = None,
     num_stds: float = 4.0,
 ) -> GaussianModeCoverage:
-    """Return the mode coverage of a mixture of isotropic Gaussians (25-Gaussians, DDGAN C.5).
+    """The mode coverage of a mixture of isotropic Gaussians (25-Gaussians, DDGAN C.5).
 
     ``points`` is (N, d) and ``centres`` (K, d); ``std`` is the deviation of each Gaussian in the
     same units. A sample is of high quality within ``num_stds`` deviations of its nearest centre;

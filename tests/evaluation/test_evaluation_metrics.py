@@ -64,13 +64,6 @@ def test_each_metric_says_which_values_are_better(name, lower, higher):
     assert metric.higher_is_better == expected
 
 
-def test_a_metric_keeps_its_extractor_to_itself():
-    config = {"type": "PixelExtractor", "image_shape": [3, 4, 4]}
-    metric = FrechetDistance(extractor=config)
-    config["type"] = "other"
-    assert metric.extractor["type"] == "PixelExtractor"
-
-
 def test_frechet_distance_of_a_shift():
     """The same features moved by s in each of 24 dimensions are 24 s² apart."""
     fake, real = features(300, 1), features(300, 1, shift=0.5)
