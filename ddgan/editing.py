@@ -26,7 +26,7 @@ def edit(
     """Draw ``num`` images that follow a stroke painting, uint8 (num, C, H, W).
 
     The painting, uint8 (C, H, W), is diffused to x_t with t = ``start_step`` in {1, …, T} and
-    denoised from there (DDGAN, Sec. 5.4 and Fig. 9): a larger t follows it less closely. A result
+    denoised from there (DDGAN, Sec. 5.3 and Fig. 9): a larger t follows it less closely. A result
     depends on ``seed`` and its index, from ``first_index`` on, alone; ``batch_size`` changes it by
     rounding at most. Raises UserError for a model without steps, an image of another shape or
     dtype, or a start_step that it does not have.

@@ -11,6 +11,7 @@ from ddgan.experiments import (
     Measured,
     convergence_curves,
     markdown_table,
+    other_runs,
     quality_time_points,
     read_measured,
 )
@@ -73,6 +74,8 @@ def main() -> None:
             print(f"wrote {args.out}")
             return
         sections = [markdown_table(TABLES[name], measured) for name in args.tables]
+        if others := other_runs(measured, TABLES.values()):
+            sections.append(others)
         if args.out is None:
             print("\n".join(sections))
             return

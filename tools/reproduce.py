@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,12 +19,14 @@ from ddgan.experiments import (
     Experiment,
     Options,
     Plan,
+    find_problems,
     interrupted_by_signals,
     make_plan,
+    report_of,
     run_step,
     write_readme,
 )
-from ddgan.utils.cli import OptionsAction, progress_bar, user_errors
+from ddgan.utils.cli import OptionsAction, add_options, progress_bar, user_errors
 from ddgan.utils.files import lock
 
 
@@ -40,7 +41,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--gpus",
         type=int,
-        help="processes per training, instead of the number that its batch is made for",
+        help="processes per training instead of the config's number; the global batch stays",
+    )
+    add_options(
+        parser,
+        "--launcher",
+        choices=("pytorch", "slurm"),
+        default="pytorch",
+        help="how several processes are started; slurm: by srun, on any number of machines",
+    )
+    parser.add_argument(
+        "--settings",
+        choices=("paper", "release"),
+        help="the paper's settings or the release's (default), where DDGAN's differ",
     )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="some of the experiment's trainings"
@@ -56,7 +69,9 @@ def parse_args() -> argparse.Namespace:
         "--cfg-options", nargs="+", action=OptionsAction, default={}, metavar="KEY=VALUE",
         help="settings to change in every config, such as train_cfg.max_iters=1000",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands and what is missing; run nothing"
+    )
     args = parser.parse_args()
     if not args.list and args.name is None:
         parser.error("name an experiment, or ask for --list")
@@ -95,19 +110,6 @@ def costs(experiment: Experiment) -> tuple[str, str]:
     return sign + shown, f"{max(minutes, 1):.0f}"
 
 
-def check_devices(plan: Plan) -> None:
-    """Raise UserError if a training at full size is made for more GPUs than there are."""
-    if plan.options.small or plan.options.gpus is not None:
-        return
-    needed = max((TRAININGS[n].gpus for n in plan.folders if n in TRAININGS), default=0)
-    if needed > torch.cuda.device_count():
-        raise UserError(
-            f"{plan.experiment.name} is made for {needed} GPUs and this machine has "
-            f"{torch.cuda.device_count()}: use --small, or --gpus N for another number (a batch is "
-            "that of one process, so the global batch changes with it)"
-        )
-
-
 def run(plan: Plan, command: str) -> None:
     """Run the steps that are not done, and write the README after each."""
     for index, step in enumerate(plan.steps, 1):
@@ -138,14 +140,18 @@ def main() -> None:
             known = ", ".join(EXPERIMENTS)
             raise UserError(f"there is no experiment {args.name!r}; known are {known}")
         options = Options(
-            Path(args.out), args.small, args.gpus, args.num, args.cfg_options, tuple(args.only)
-        )
+            Path(args.out), args.small, args.gpus, args.num, args.cfg_options, tuple(args.only),
+            args.settings, args.launcher,
+        )  # fmt: skip
         plan = make_plan(EXPERIMENTS[args.name], options)
+        problems = find_problems(plan)
         if args.dry_run:
             for step in plan.steps:
                 print(("# done\n" if step.is_done() else "") + shlex.join(step.command))
+            print("\n" + report_of(problems) if problems else "\nnothing is missing")
             return
-        check_devices(plan)
+        if problems:
+            raise UserError(report_of(problems))
         plan.folder.mkdir(parents=True, exist_ok=True)
         with lock(plan.folder / "run.lock", str(plan.folder)), interrupted_by_signals():
             run(plan, shlex.join(["python", "tools/reproduce.py", *sys.argv[1:]]))

@@ -198,13 +198,15 @@ class AtomicCheckpoint(Hook):
 
     It is written early if the run is asked to stop, and later while gradients are accumulated or
     updates are skipped: it is to hold all, and nothing that is on its way to ruin. Of the
-    checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1); an old one goes only after a
-    new one is complete.
+    checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1), and those of every
+    ``keep_every``-th iteration; an old one goes only after a new one is complete.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, interval: int = 10_000, max_keep_ckpts: int = 3):
+    def __init__(
+        self, interval: int = 10_000, max_keep_ckpts: int = 3, keep_every: int | None = None
+    ):
         if interval < 1 or max_keep_ckpts == 0:
             raise ValueError(
                 f"interval is {interval} and max_keep_ckpts {max_keep_ckpts}; expected an interval "
@@ -212,6 +214,7 @@ class AtomicCheckpoint(Hook):
             )
         self.interval = interval
         self.max_keep_ckpts = max_keep_ckpts
+        self.keep_every = None if keep_every is None else at_least_one("keep_every", keep_every)
         self._due = False
 
     def after_train_iter(
@@ -232,7 +235,8 @@ class AtomicCheckpoint(Hook):
             # Those beyond this one, if a run went on from an earlier one, are not for us to judge.
             saved = list_checkpoints(runner.work_dir)
             for old in saved[: saved.index(path) + 1][: -self.max_keep_ckpts]:
-                old.unlink()
+                if not self.keep_every or int(old.stem.removeprefix("iter_")) % self.keep_every:
+                    old.unlink()
 
 
 @HOOKS.register_module()

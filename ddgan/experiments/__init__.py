@@ -8,10 +8,11 @@ from ddgan.experiments.measured import (
     read_measured,
 )
 from ddgan.experiments.plan import Options, Plan, make_plan
+from ddgan.experiments.preflight import find_problems, report_of
 from ddgan.experiments.published import COLUMNS, TABLES, Table
 from ddgan.experiments.readme import write_readme
 from ddgan.experiments.steps import Step, interrupted_by_signals, run_step
-from ddgan.experiments.tables import markdown_table
+from ddgan.experiments.tables import markdown_table, other_runs
 
 __all__ = [
     "COLUMNS",
@@ -26,11 +27,14 @@ __all__ = [
     "Table",
     "Training",
     "convergence_curves",
+    "find_problems",
     "interrupted_by_signals",
     "make_plan",
     "markdown_table",
+    "other_runs",
     "quality_time_points",
     "read_measured",
+    "report_of",
     "run_step",
     "write_readme",
 ]

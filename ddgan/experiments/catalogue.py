@@ -23,10 +23,14 @@ class Setup:
 
 @dataclass(frozen=True)
 class Training:
-    """A training at full size and in its small form; ``experiments.yaml`` explains the numbers."""
+    """A training by the release's settings, by the paper's and in its small form.
+
+    Where there is one recipe, ``paper`` is ``full``. ``experiments.yaml`` explains the numbers.
+    """
 
     name: str
     full: Setup
+    paper: Setup
     small: Setup
     gpus: int
     hours: float
@@ -55,13 +59,17 @@ class Experiment:
     metrics: Sequence[str] = ()
     small_metrics: Sequence[str] = ("modes",)
     expected: str = ""
-    curve: bool = False
+    settings: str = "release"
     resampled: Mapping[str, Resampled] = field(default_factory=dict)
 
 
-def config_path(name: str) -> Path:
-    """The file of a config by its name; raises FileNotFoundError for an unknown one."""
-    for folder in ("configs", "configs/ablations"):
+def config_path(name: str, settings: str = "release") -> Path:
+    """The file of a config by its name, the paper's variant where there is one.
+
+    Raises FileNotFoundError for an unknown name.
+    """
+    paper = ("configs/paper", "configs/paper/ablations") if settings == "paper" else ()
+    for folder in (*paper, "configs", "configs/ablations"):
         if (path := ROOT / folder / f"{name}.py").is_file():
             return path
     raise FileNotFoundError(f"there is no config {name} in {ROOT / 'configs'}")
@@ -69,16 +77,22 @@ def config_path(name: str) -> Path:
 
 @functools.cache
 def global_batch_size(training: str) -> int | None:
-    """The global batch that a training's config is made for; None for an unknown training."""
-    if training not in TRAININGS:
+    """The global batch of a training's config, "-paper" after its name for the paper's.
+
+    None for an unknown training.
+    """
+    name = training.removesuffix("-paper")
+    if name not in TRAININGS:
         return None
-    entry = TRAININGS[training]
-    return load_config(entry.full.config).train_dataloader.batch_size * max(entry.gpus, 1)
+    entry = TRAININGS[name]
+    setup = entry.full if name == training else entry.paper
+    return load_config(setup.config).train_dataloader.batch_size * max(entry.gpus, 1)
 
 
-def _training(name: str, small: dict, options: Mapping | None = None, **entry) -> Training:
+def _training(name: str, small: dict, **entry) -> Training:
     reduced = Setup(config_path(small.get("config", name)), small["options"])
-    return Training(name, Setup(config_path(name), options or {}), reduced, **entry)
+    full, paper = (Setup(config_path(name, settings)) for settings in ("release", "paper"))
+    return Training(name, full, paper, reduced, **entry)
 
 
 def _experiment(name: str, figures: list, resampled: dict | None = None, **entry) -> Experiment:

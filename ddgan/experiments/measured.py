@@ -78,6 +78,15 @@ def newest_of(measured: Iterable[Measured], columns: Iterable[str]) -> list[Meas
     return [newest[folder] for folder in sorted(newest)]
 
 
+def best_of(measured: Iterable[Measured], last: Measured) -> Measured | None:
+    """The checkpoint of a run with the lowest FID, if that is not the ``last`` one."""
+    scored = [m for m in measured if m.folder == last.folder and m.value("fid") is not None]
+    best = min(scored, key=lambda one: one.value("fid"), default=None)
+    if best is None or last.value("fid") is None or best.value("fid") >= last.value("fid"):
+        return None
+    return best
+
+
 def quality_time_points(measured: Iterable[Measured], score: str = "fid") -> list[QualityTimePoint]:
     """The points of DDGAN's Fig. 4: runs with both a score and a time, and published systems.
 

@@ -13,7 +13,7 @@ from mmengine import Config
 from ddgan.engine import load_config
 from ddgan.errors import ConfigError, UserError
 from ddgan.evaluation import record_path
-from ddgan.experiments.catalogue import ROOT, TRAININGS, Experiment, Resampled
+from ddgan.experiments.catalogue import ROOT, TRAININGS, Experiment, Resampled, Setup
 from ddgan.experiments.steps import Step, has_samples
 
 CURVE_POINTS = 8
@@ -28,17 +28,21 @@ DECISIVE = (
 class Options:
     """How an experiment is to be run.
 
-    ``out`` is the folder of all experiments. ``gpus`` replaces each training's own number,
-    ``settings`` change every config (dotted keys), ``num`` is the number of samples of every
-    metric, and ``only`` leaves out other trainings.
+    ``out`` is the folder of all experiments. ``gpus`` replaces each training's own number; the
+    global batch stays. ``launcher`` "slurm" starts processes by srun, also on several machines.
+    ``settings`` are the "paper"'s or the "release"'s, by default the experiment's. ``overrides``
+    change every config (dotted keys), ``num`` is the number of samples of every metric, and
+    ``only`` leaves out other trainings.
     """
 
     out: Path
     small: bool = False
     gpus: int | None = None
     num: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     only: Sequence[str] = ()
+    settings: str | None = None
+    launcher: str = "pytorch"
 
     def processes(self, training: str) -> int:
         """How many processes train; 0 is one on whatever device there is."""
@@ -51,7 +55,8 @@ class Options:
 class Plan:
     """The steps of an experiment in order, and each training's folder and last checkpoint.
 
-    ``planned`` maps what decides a training that is not begun yet to its folder.
+    ``configs`` are those of the trainings, by folder. ``planned`` maps what decides a training that
+    is not begun yet to its folder.
     """
 
     experiment: Experiment
@@ -59,12 +64,14 @@ class Plan:
     folders: dict[str, Path] = field(default_factory=dict)
     checkpoints: dict[str, Path] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    configs: dict[Path, Config] = field(default_factory=dict)
     planned: dict[str, Path] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """The folder of the figures and the README, and of trainings that are not shared."""
-        return self.options.out / (self.experiment.name + "-small" * self.options.small)
+        form = "-small" if self.options.small else f"-{self.options.settings or ''}".rstrip("-")
+        return self.options.out / (self.experiment.name + form.removesuffix("-release"))
 
     @property
     def metrics(self) -> Sequence[str]:
@@ -103,41 +110,81 @@ def figure_file(kind: str, training: str | None) -> str:
 
 def _add_training(plan: Plan, name: str) -> None:
     options = plan.options
-    setup = TRAININGS[name].small if options.small else TRAININGS[name].full
-    settings = {**setup.options, **options.settings}
-    cfg = load_config(setup.config, settings)
-    folder = _folder_of(plan, name, setup.config, cfg)
+    setup, label = _setup(plan, name)
+    overrides = {**setup.options, **options.overrides}
+    cfg = load_config(setup.config, overrides)
     iterations = int(cfg.train_cfg.max_iters)
+    if not options.small:
+        overrides |= _same_batch(cfg, name, options)
+        overrides |= {"default_hooks.checkpoint.keep_every": _kept_every(cfg)}
+        cfg = load_config(setup.config, overrides)
+    folder = _folder_of(plan, label, setup.config, cfg)
     plan.folders[name] = folder
     plan.checkpoints[name] = folder / f"iter_{iterations}.pth"
-    if any(step.folder == folder for step in plan.steps):
+    if folder in plan.configs:
         return  # Small forms of several trainings are often the same.
+    plan.configs[folder] = cfg
     gpus = options.processes(name)
-    train = [*_script("dist_train.sh"), str(setup.config), str(gpus)]
-    if gpus <= 1:
-        train = [*_tool("train"), str(setup.config)]
+    train = _launch("train", gpus, options.launcher, str(setup.config))
     train += ["--work-dir", str(folder), "--resume"]
-    if settings:
-        train += ["--cfg-options", *(f"{key}={_text(value)}" for key, value in settings.items())]
+    if overrides:
+        train += ["--cfg-options", *(f"{key}={_text(value)}" for key, value in overrides.items())]
     last = plan.checkpoints[name]
     plan.steps.append(
         Step(f"train {folder.name}", folder, tuple(train), (last,), iterations=iterations)
     )
-    _add_test(plan, last, gpus)
-    if plan.experiment.curve:
-        saved = int(cfg.default_hooks.checkpoint.interval)
-        every = saved * math.ceil(iterations / saved / CURVE_POINTS)
-        for iteration in range(every, iterations, every):
-            _add_test(plan, folder / f"iter_{iteration}.pth", gpus)
+    _add_test(plan, last, gpus, plan.metrics)
+    for checkpoint in _along(plan, folder, cfg):
+        _add_test(plan, checkpoint, gpus, [metric for metric in plan.metrics if metric != "time"])
 
 
-def _folder_of(plan: Plan, name: str, config: Path, cfg: Config) -> Path:
+def _setup(plan: Plan, name: str) -> tuple[Setup, str]:
+    """The config of a training, and the name of its folder."""
+    training = TRAININGS[name]
+    if plan.options.small:
+        return training.small, f"{name}-small"
+    settings = plan.options.settings or plan.experiment.settings
+    if settings == "paper" and training.paper != training.full:
+        return training.paper, f"{name}-paper"
+    return training.full, name
+
+
+def _same_batch(cfg: Config, name: str, options: Options) -> dict[str, int]:
+    """The batch of a process with which the global batch is the config's."""
+    key = "train_dataloader.batch_size"
+    if options.gpus is None or key in options.overrides:
+        return {}
+    batch, gpus = cfg.train_dataloader.batch_size * max(TRAININGS[name].gpus, 1), options.gpus
+    if batch % max(gpus, 1):
+        raise UserError(
+            f"--gpus {gpus}: {name} has a global batch of {batch}, which {gpus} processes cannot "
+            f"share equally; choose a divisor of it, or another batch with --cfg-options {key}=N"
+        )
+    return {key: batch // max(gpus, 1)}
+
+
+def _kept_every(cfg: Config) -> int:
+    """The interval of the checkpoints that are kept to be measured."""
+    interval, iterations = int(cfg.default_hooks.checkpoint.interval), int(cfg.train_cfg.max_iters)
+    return interval * math.ceil(iterations / interval / CURVE_POINTS)
+
+
+def _along(plan: Plan, folder: Path, cfg: Config) -> list[Path]:
+    """The checkpoints along a training that are measured: for curves, and to select by FID."""
+    is_curve = "convergence" in [kind for kind, _ in plan.experiment.figures]
+    if not (is_curve or (not plan.options.small and "fid" in plan.metrics)):
+        return []
+    every = _kept_every(cfg)
+    return [folder / f"iter_{i}.pth" for i in range(every, int(cfg.train_cfg.max_iters), every)]
+
+
+def _folder_of(plan: Plan, label: str, config: Path, cfg: Config) -> Path:
     """The folder of a training: one below ``out`` with the same settings, or a new one."""
     wanted = _decisive(cfg)
     for path in sorted(plan.options.out.glob(f"*/*/{config.name}")):
         if _decisive_in(path) == wanted:
             return path.parent
-    folder = plan.folder / (name + "-small" * plan.options.small)
+    folder = plan.folder / label
     if (folder / config.name).exists():
         raise UserError(
             f"{folder} holds a training with other settings than those asked for (see its "
@@ -159,14 +206,14 @@ def _decisive_in(path: Path) -> str | None:
         return None
 
 
-def _add_test(plan: Plan, checkpoint: Path, gpus: int) -> None:
-    metrics, num = plan.metrics, plan.options.num
+def _add_test(plan: Plan, checkpoint: Path, gpus: int, metrics: Sequence[str]) -> None:
+    num = plan.options.num
     if not metrics:
         return
     records = {metric: record_path(checkpoint, metric) for metric in metrics}
     missing = [metric for metric, record in records.items() if not has_samples(record, num)]
-    test = [*_script("dist_test.sh"), str(gpus)] if gpus > 1 else _tool("test")
-    command = [*test, str(checkpoint), "--metric", *(missing or metrics)]
+    command = _launch("test", gpus, plan.options.launcher, str(checkpoint))
+    command += ["--metric", *(missing or metrics)]
     if num is not None:
         command += ["--num", str(num)]
     name = f"test {checkpoint.parent.name} {checkpoint.stem}"
@@ -183,7 +230,7 @@ def _add_resampled(plan: Plan, name: str, resampled: Resampled) -> None:
     settings = [f"{key}={_text(value)}" for key, value in resampled.options.items()]
     command = (*_tool("export"), str(source), str(out), "--name", label, "--cfg-options", *settings)
     plan.steps.append(Step(f"export {label}", out.parent, command, (out,), (source,)))
-    _add_test(plan, out, plan.options.processes(resampled.of))
+    _add_test(plan, out, plan.options.processes(resampled.of), plan.metrics)
 
 
 def _add_figure(plan: Plan, kind: str, training: str | None) -> None:
@@ -229,8 +276,15 @@ def _tool(name: str) -> list[str]:
     return [sys.executable, str(ROOT / "tools" / f"{name}.py")]
 
 
-def _script(name: str) -> list[str]:
-    return ["bash", str(ROOT / "tools" / name)]
+def _launch(name: str, processes: int, launcher: str, file: str) -> list[str]:
+    """The start of a command for a tool on several processes, up to its config or checkpoint."""
+    if processes <= 1:
+        return [*_tool(name), file]
+    if launcher == "slurm":
+        srun = ["srun", "--kill-on-bad-exit=1", f"--ntasks={processes}"]
+        return [*srun, *_tool(name), file, "--launcher", "slurm"]
+    script = ["bash", str(ROOT / "tools" / f"dist_{name}.sh")]
+    return [*script, *((file, str(processes)) if name == "train" else (str(processes), file))]
 
 
 def _text(value: Any) -> str:

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ddgan.experiments.catalogue import global_batch_size
-from ddgan.experiments.measured import Measured, newest_of
+from ddgan.experiments.measured import Measured, best_of, newest_of
 from ddgan.experiments.published import COLUMNS, Table
 
 MISSING = "–"
+SELECTION = (
+    "of the run's measured checkpoints, the one with the lowest FID; DDGAN trains its ablations "
+    "until FID stops improving (App. C.4)"
+)
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -31,7 +35,7 @@ def markdown_table(table: Table, measured: Iterable[Measured]) -> str:
     table's gets footnotes that say how it differs.
     """
     footnotes = _Footnotes()
-    runs = newest_of(measured, table.columns)
+    measured = list(measured)
     lines = [f"## {table.source}: {table.title}", ""]
     lines += header(["Model", *(COLUMNS[column].label for column in table.columns)])
     for system in (*table.rows, None):
@@ -40,12 +44,28 @@ def markdown_table(table: Table, measured: Iterable[Measured]) -> str:
             values = zip(table.columns, table.rows[system], strict=True)
             lines.append(table_row([name, *(format_published(*cell) for cell in values)]))
         for config in (config for config, stands_for in table.ours.items() if stands_for == system):
-            lines += _own_rows(config, table, runs, footnotes)
+            lines += _own_rows(config, table, measured, footnotes)
     lines.append("")
     if table.note:
         lines += [table.note, ""]
     lines += [f"{_superscript(number)} {text}  " for number, text in enumerate(footnotes.texts, 1)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def other_runs(measured: Iterable[Measured], tables: Iterable[Table]) -> str:
+    """A section with the last checkpoint of every run that is in none of the tables, or ""."""
+    shown = {config for table in tables for config in table.ours}
+    others = [m for m in measured if m.config.removesuffix("-paper") not in shown]
+    runs = newest_of(others, COLUMNS)
+    columns = [c for c in COLUMNS if any(run.value(c) is not None for run in runs)]
+    if not runs:
+        return ""
+    lines = ["## Other runs", ""]
+    lines += header(["Model", *(COLUMNS[column].label for column in columns)])
+    for run in runs:
+        name = f"{run.config} ({run.folder}), iteration {run.iteration:,}"
+        lines.append(table_row([name, *(format_value(c, run.value(c)) for c in columns)]))
+    return "\n".join(lines) + "\n"
 
 
 def differences(one: Measured, column: str, table: Table) -> list[str]:
@@ -113,22 +133,28 @@ def table_row(cells: Sequence[str]) -> str:
 
 
 def _own_rows(
-    config: str, table: Table, runs: Sequence[Measured], footnotes: _Footnotes
+    config: str, table: Table, measured: Sequence[Measured], footnotes: _Footnotes
 ) -> list[str]:
-    fitting = [run for run in runs if run.config == config]
-    if not fitting:
-        return [table_row([f"*{config}, not measured*", *[MISSING] * len(table.columns)])]
+    """The last checkpoint of each run of a config, and its best one by FID."""
+    runs = [m for m in measured if m.config.removesuffix("-paper") == config]
     lines = []
-    for run in fitting:
-        where = f" ({run.folder.name})" if run.folder.name != config else ""
-        cells = [f"**{config}**{where}, iteration {run.iteration:,}"]
-        for column in table.columns:
-            value = run.value(column)
-            marks = footnotes.marks(differences(run, column, table)) if value is not None else ""
-            text = format_value(column, value)
-            cells.append(text if value is None else f"**{text}**{marks}")
-        lines.append(table_row(cells))
-    return lines
+    for last in newest_of(runs, table.columns):
+        lines.append(_own_row(last, last.config, table, footnotes))
+        if (best := best_of(runs, last)) is not None:
+            name = f"{last.config}, best FID" + footnotes.marks([SELECTION])
+            lines.append(_own_row(best, name, table, footnotes))
+    return lines or [table_row([f"*{config}, not measured*", *[MISSING] * len(table.columns)])]
+
+
+def _own_row(one: Measured, name: str, table: Table, footnotes: _Footnotes) -> str:
+    where = f" ({one.folder.name})" if one.folder.name != one.config else ""
+    cells = [f"**{name}**{where}, iteration {one.iteration:,}"]
+    for column in table.columns:
+        value = one.value(column)
+        marks = footnotes.marks(differences(one, column, table)) if value is not None else ""
+        text = format_value(column, value)
+        cells.append(text if value is None else f"**{text}**{marks}")
+    return table_row(cells)
 
 
 def _superscript(number: int) -> str:

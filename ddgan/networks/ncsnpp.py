@@ -26,7 +26,7 @@ class NCSNpp(nn.Module):
 
     ``image_size`` is a side or (height, width), divisible by 2 to the number of levels minus 1.
     Attention acts at the levels whose width is in ``attention_resolutions``, and in the middle.
-    ``latent_dim=0`` gives plain group norms and no mapping network (Appendix C.5, "no latent").
+    ``latent_dim=0`` gives plain group norms and no mapping network (Appendix C.4, "no latent").
     ``tanh`` bounds the output. ``channels_last`` lays feature maps out as (N, H, W, C), which GPUs
     prefer under mixed precision. ``checkpoint_activations`` recomputes the activations of the
     residual blocks in the backward pass instead of keeping them. Raises ValueError for a value or

@@ -24,7 +24,7 @@ from ddgan.errors import UserError
 from ddgan.utils.device import set_up_cpu
 
 # Errors of components for arguments and files that they cannot use: written for the user.
-_USER_ERRORS = (UserError, ValueError, TypeError, KeyError, OSError)
+USER_ERRORS = (UserError, ValueError, TypeError, KeyError, OSError)
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -121,7 +121,7 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except _USER_ERRORS as error:
+    except USER_ERRORS as error:
         if os.environ.get("DDGAN_TRACEBACK") == "1":
             raise
         print(f"error: {message_of(error)}", file=sys.stderr)

@@ -188,6 +188,12 @@ def test_checkpoints_kept(tmp_path, train):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_checkpoints_to_choose_from_are_kept_besides_the_newest(tmp_path, train):
+    options = {"interval": 1, "max_keep_ckpts": 1, "keep_every": 2}
+    train("points", tmp_path, **{f"default_hooks__checkpoint__{k}": v for k, v in options.items()})
+    assert sorted(p.stem for p in tmp_path.glob("iter_*")) == ["iter_2", "iter_4", "iter_6"]
+
+
 def test_running_means_against_numpy():
     generator = np.random.default_rng(0)
     scalars = generator.normal(size=7).astype(np.float32)

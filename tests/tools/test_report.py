@@ -154,6 +154,33 @@ def test_values_of_different_checkpoints_are_not_mixed(tmp_path):
     assert "| **ddgan_cifar10**, iteration 200 | – | **8.00** | – |" in report
 
 
+def test_the_best_checkpoint_stands_below_the_last(tmp_path):
+    run = tmp_path / "ddgan_cifar10"
+    for iteration, fid in ((100, 3.5), (200, 3.9), (300, 4.0)):
+        write(run, iteration, "fid", {"fid": fid}, num=50_000)
+    write(tmp_path / "ddgan_cifar10-paper", 400, "fid", {"fid": 3.7}, num=50_000,
+          global_batch_size=128)  # fmt: skip
+    report = markdown_table(TABLES["ddgan-2"], read_measured([tmp_path]))
+    rows = re.findall(r"^\| \*\*(ddgan_cifar10.*?) \|.*\*\*(\d\.\d\d)\*\* \|", report, re.M)
+    assert rows == [
+        ("ddgan_cifar10**, iteration 300", "4.00"),
+        ("ddgan_cifar10, best FID¹**, iteration 100", "3.50"),
+        ("ddgan_cifar10-paper**, iteration 400", "3.70"),
+    ]
+    assert re.search("^¹ .*the one with the lowest FID", report, re.M)
+
+
+def test_runs_outside_the_tables_are_shown(tmp_path, call_tool):
+    write(tmp_path / "mine", 10, "fid", {"fid": 2.5}, num=50_000, config="my_package_cifar10")
+    write(tmp_path / "ddgan_cifar10", 10, "fid", {"fid": 3.5}, num=50_000)
+    status, output = call_tool("report", tmp_path, "--tables", "ddgan-1")
+    assert status == 0, output
+    section = output[output.index("## Other runs") :]
+    assert re.search(r"my_package_cifar10 \(.*/mine\), iteration 10 \| 2.50 ", section)
+    assert "| ddgan_cifar10" not in section
+    assert "| Model | FID ↓ | NFE ↓ |" in section
+
+
 def test_two_runs_of_a_config_get_two_rows(tmp_path):
     for name, fid in (("a", 3.0), ("b", 4.0)):
         write(tmp_path / name, 10, "fid", {"fid": fid}, num=30_000, config="ddgan_celebahq256")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,11 +19,14 @@ from ddgan.experiments import (
     TRAININGS,
     Options,
     Step,
+    find_problems,
     make_plan,
+    preflight,
+    report_of,
     run_step,
     write_readme,
 )
-from ddgan.experiments.catalogue import ROOT
+from ddgan.experiments.catalogue import ROOT, global_batch_size
 from ddgan.experiments.plan import figure_file
 from ddgan.experiments.published import published_values
 from ddgan.experiments.readme import CAPTIONS
@@ -181,7 +185,7 @@ def begun(plan):
 
 def test_a_training_is_shared_by_experiments_and_kept_from_other_settings(tmp_path):
     def train(name, **settings):
-        return make_plan(EXPERIMENTS[name], Options(tmp_path, small=True, settings=settings))
+        return make_plan(EXPERIMENTS[name], Options(tmp_path, small=True, overrides=settings))
 
     first = train("ddgan-cifar10")
     begun(first)
@@ -207,10 +211,120 @@ def test_trainings_with_the_same_small_form_are_one(tmp_path):
     assert [step.name.split()[0] for step in plan.steps] == ["train", "draw", "draw"]
 
 
-def test_several_processes_are_started_by_the_scripts(tmp_path):
-    for gpus, script in ((None, "dist_train.sh"), (1, "train.py")):
-        plan = make_plan(EXPERIMENTS["ddgan-cifar10"], Options(tmp_path, gpus=gpus))
-        assert plan.steps[0].command[1].endswith(script)
+def full(out, name="ddgan-cifar10", **options):
+    return make_plan(EXPERIMENTS[name], Options(out, **options))
+
+
+def test_any_number_of_processes_trains_with_the_same_global_batch(tmp_path):
+    for gpus, script, batch in ((4, "dist_train.sh", 64), (2, "dist_train.sh", 128),
+                                (1, "train.py", 256)):  # fmt: skip
+        command = full(tmp_path, gpus=gpus).steps[0].command
+        assert command[1].endswith(script)
+        assert f"train_dataloader.batch_size={batch}" in command
+    chosen = full(tmp_path, gpus=2, overrides={"train_dataloader.batch_size": 8})
+    assert "train_dataloader.batch_size=8" in chosen.steps[0].command
+    assert not any("batch_size" in part for part in full(tmp_path).steps[0].command)
+
+
+def test_slurm_starts_every_step_with_several_processes(tmp_path):
+    plan = full(tmp_path, launcher="slurm")
+    for step in plan.steps:
+        if step.name.startswith(("train", "test")):
+            assert step.command[:3] == ("srun", "--kill-on-bad-exit=1", "--ntasks=4")
+            assert step.command[3] == sys.executable
+            assert "--launcher slurm" in " ".join(step.command)
+
+
+def test_full_runs_keep_and_measure_checkpoints_to_choose_from(tmp_path):
+    """DDGAN, App. C.4: until the FID score does not increase any further."""
+    plan = full(tmp_path)
+    assert "default_hooks.checkpoint.keep_every=50000" in plan.steps[0].command
+    tests = {step.name.split()[-1]: step for step in plan.steps if step.name.startswith("test")}
+    kept = [f"iter_{i}" for i in range(50_000, 351_195, 50_000)]
+    assert list(tests) == ["iter_351195", *kept]
+    metrics = {
+        name: step.command[step.command.index("--metric") + 1 :] for name, step in tests.items()
+    }
+    assert metrics["iter_351195"] == ("fid", "is", "recall", "time")
+    assert metrics["iter_50000"] == ("fid", "is", "recall")
+
+
+def test_the_papers_settings_exist_for_every_row(tmp_path):
+    """Batches of 128 for Tables 2 and 3; T = 8 sees 1.5 times the images of T = 4."""
+    images = {}
+    for name in ("ddgan-ablations", "stackedmnist", "ddgan-celebahq256", "ddgan-lsunchurch256"):
+        plan = full(tmp_path, name, settings="paper")
+        assert plan.folder.name == f"{name}-paper"
+        for training, folder in plan.folders.items():
+            if training.startswith("spigan"):
+                continue
+            assert folder.name == f"{training}-paper"
+            cfg = plan.configs[folder]
+            batch = cfg.train_dataloader.batch_size * TRAININGS[training].gpus
+            assert batch == global_batch_size(folder.name)
+            assert batch == 128 or "256" in training
+            assert cfg.model.r1_interval == 1
+            assert cfg.model.diffusion.time_epsilon == 0
+            images[training] = batch * cfg.train_cfg.max_iters
+    ratios = {name: images[f"ddgan_cifar10{name}"] / images["ddgan_cifar10"] for name in
+              ("_t1", "_t2", "_t8", "_direct")}  # fmt: skip
+    assert ratios == {"_t1": 0.5, "_t2": 0.5, "_t8": 1.5, "_direct": 1.0}
+    assert images["ddgan_stackedmnist"] == 128 * 150_000
+
+
+def test_the_ablations_change_the_same_in_both_settings():
+    for name in TRAININGS:
+        entry = TRAININGS[name]
+        if not name.startswith("ddgan_cifar10_"):
+            continue
+        texts = [re.sub(r"(?m)^(#|_base_).*\n", "", path.read_text())
+                 for path in (entry.full.config, entry.paper.config)]  # fmt: skip
+        assert texts[0] == texts[1], name
+
+
+def test_figures_of_single_steps_have_the_papers_four(tmp_path):
+    plan = full(tmp_path, "multimodal")
+    assert [cfg.model.diffusion.num_steps for cfg in plan.configs.values()] == [4, 4]
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    monkeypatch.setattr(preflight, "extractor_problem", lambda extractor: "there are no weights")
+
+
+def test_all_that_is_missing_is_found_before_the_first_step(tmp_path, monkeypatch, no_weights):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30))
+    problems = find_problems(full(tmp_path, "spigan-ablations", num=4))
+    text = report_of(problems)
+    assert f"{len(problems)} problem(s)" in text
+    assert "NNODES is set" in text
+    assert re.search("is made for 4 GPUs and this machine has [0-3]:", text)
+    # Said once for all trainings that lack it.
+    (data,) = [line for line in problems if "data_batch_1 is missing" in line]
+    assert data.startswith("ddgan_cifar10_t1, spigan_cifar10_k1, spigan_cifar10, ")
+    assert len([line for line in problems if "there are no weights" in line]) == 1
+    assert any("is: 4 samples are asked for; it takes at least 10" in line for line in problems)
+    assert re.search(r"the checkpoints take \d+ GiB and 1 are free", text)
+
+
+def test_an_experiment_that_lacks_nothing_has_no_problems(tmp_path):
+    for name in ("gaussians25", "quality-time", "denoising-1d"):
+        assert find_problems(make_plan(EXPERIMENTS[name], Options(tmp_path, small=True))) == []
+
+
+def test_what_is_missing_ends_the_tool_before_anything_runs(tmp_path, call_tool, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, output = call_tool("reproduce", "stackedmnist", "--gpus", 1)
+    assert status == 1
+    assert "1 problem(s) to solve first" in output
+    assert "ddgan_stackedmnist, spigan_stackedmnist: " in output
+    assert "data/mnist" in output
+    assert not list(tmp_path.iterdir())
+    status, dry = call_tool("reproduce", "stackedmnist", "--gpus", 1, "--dry-run")
+    assert status == 0
+    assert output.removeprefix("error: ").strip() in dry
 
 
 def test_mistakes_end_with_one_message(tmp_path, call_tool, monkeypatch):
@@ -223,7 +337,7 @@ def test_mistakes_end_with_one_message(tmp_path, call_tool, monkeypatch):
             "x",
         ): "--only ['x']: gaussians25 has the trainings ['gan_gaussians25'",
         ("gaussians25", "--small", "--cfg-options", "model.x=1"): "has no key 'x'",
-        ("ddgan-cifar10",): "ddgan-cifar10 is made for 4 GPUs and this machine has",
+        ("ddgan-cifar10", "--gpus", 3): "global batch of 256, which 3 processes cannot share",
     }.items():
         status, output = call_tool("reproduce", *arguments)
         assert status == 1, output
@@ -345,5 +459,5 @@ def test_a_config_that_does_not_fit_is_named(tmp_path):
     with pytest.raises(ConfigError, match="'hiden_dim'"):
         make_plan(
             EXPERIMENTS["gaussians25"],
-            Options(tmp_path, small=True, settings={"model.generator.hiden_dim": 3}),
+            Options(tmp_path, small=True, overrides={"model.generator.hiden_dim": 3}),
         )

@@ -72,7 +72,7 @@ def test_a_small_form_leaves_what_it_promises(name, out, calls, call_tool):
     status, output = call_tool(*command)
     assert status == 0, output
     experiment = EXPERIMENTS[name]
-    plan = make_plan(experiment, Options(out, small=True, num=40, settings=options))
+    plan = make_plan(experiment, Options(out, small=True, num=40, overrides=options))
     assert all(step.is_done() for step in plan.steps)
     readme = (plan.folder / "README.md").read_text()
     assert set(re.findall(r"!\[.*\]\((.*)\)", readme)) == {
