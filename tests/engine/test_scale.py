@@ -94,5 +94,7 @@ def test_memory_and_files_stay_flat(tmp_path, start_training):
     assert len(use) == 20
     # From the second quarter on: what is allocated once has been.
     assert max(memory[15:]) - min(memory[5:10]) < 4 * 1024
-    assert len(set(files[5:])) == 1
+    # TensorBoard's thread may open its file for a moment; a leak grows.
+    assert max(files[15:]) <= min(files[5:10]) + 1
+    assert min(files[15:]) == min(files[5:10])
     assert len(re.findall("Saved ", output)) == 40
