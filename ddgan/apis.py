@@ -15,7 +15,7 @@ __all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "r
 
 
 def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:
-    """Return the model of a release file (.safetensors) or training checkpoint (iter_N.pth).
+    """Load the model of a release file (.safetensors) or training checkpoint (iter_N.pth).
 
     The file carries the config that rebuilds the model; nothing in it is executed. The model is in
     evaluation mode on ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``). A release
@@ -32,7 +32,7 @@ def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:
 
 
 def auto_batch_size(model: GenerativeModel) -> int:
-    """Return how many samples of ``model`` can be drawn at once in the memory at hand."""
+    """Number of samples of ``model`` that can be drawn at once in the memory at hand."""
     network = model.generator_ema
     inputs = [None if x is None else x.to(model.device) for x in model.example_inputs("generator")]
     return fitting_batch_size(activation_bytes(network, *inputs), model.device)

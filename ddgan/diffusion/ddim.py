@@ -9,7 +9,7 @@ SPACINGS = ("linear", "quadratic")
 
 
 def sub_steps(num_steps: int, count: int, spacing: str = "linear") -> list[int]:
-    """Return ``count`` increasing times τ_1 < … < τ_count = T of {1, …, T} (Sec. 4.2, App. D.2).
+    """``count`` increasing times τ_1 < … < τ_count = T of {1, …, T} (Sec. 4.2, App. D.2).
 
     ``"linear"`` spaces them evenly; ``"quadratic"`` makes them denser near the data, as T (i / S)²
     where that leaves them distinct. Raises ValueError for a count outside {1, …, T} or another
@@ -38,7 +38,7 @@ def ddim_step(
     eta: float = 0.0,
     clip: bool = False,
 ) -> Tensor:
-    """Return x_s, for a time s < t, from x_t and the noise ``eps`` that is predicted in it.
+    """x_s, for a time s < t, from x_t and the noise ``eps`` that is predicted in it.
 
     ``eta`` scales the standard deviation of the fresh ``noise``: 0 makes the step deterministic, 1
     the ancestral step of DDPM (Eqs. 12 and 16). ``noise`` may be None where none is needed, for

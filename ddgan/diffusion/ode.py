@@ -18,17 +18,17 @@ Step = Callable[[Derivative, Tensor | float, Tensor, Tensor | float], Tensor]
 
 
 def euler_step(f: Derivative, t: Tensor | float, h: Tensor, dt: Tensor | float) -> Tensor:
-    """Return h(t + dt) by Euler's method, of order 1."""
+    """h(t + dt) by Euler's method, of order 1."""
     return h + dt * f(t, h)
 
 
 def midpoint_step(f: Derivative, t: Tensor | float, h: Tensor, dt: Tensor | float) -> Tensor:
-    """Return h(t + dt) by the explicit midpoint method, of order 2."""
+    """h(t + dt) by the explicit midpoint method, of order 2."""
     return h + dt * f(t + dt / 2, h + dt / 2 * f(t, h))
 
 
 def rk4_step(f: Derivative, t: Tensor | float, h: Tensor, dt: Tensor | float) -> Tensor:
-    """Return h(t + dt) by the classical Runge-Kutta method, of order 4."""
+    """h(t + dt) by the classical Runge-Kutta method, of order 4."""
     k1 = f(t, h)
     k2 = f(t + dt / 2, h + dt / 2 * k1)
     k3 = f(t + dt / 2, h + dt / 2 * k2)
@@ -40,7 +40,7 @@ METHODS: dict[str, Step] = {"euler": euler_step, "midpoint": midpoint_step, "rk4
 
 
 def integrate(f: Derivative, h0: Tensor, grid: list[float], method: str = "rk4") -> list[Tensor]:
-    """Return h at each time of ``grid``, which increases and begins at the time of ``h0``."""
+    """h at each time of ``grid``, which increases and begins at the time of ``h0``."""
     step = METHODS[method]
     states = [h0]
     for start, stop in pairwise(grid):
@@ -51,7 +51,7 @@ def integrate(f: Derivative, h0: Tensor, grid: list[float], method: str = "rk4")
 def states_at(
     f: Derivative, grid: Tensor, states: list[Tensor], times: Tensor, method: str = "rk4"
 ) -> Tensor:
-    """Return h at ``times`` (K,), in any order and within the grid (M,), as (K, N, D).
+    """h at ``times`` (K,), in any order and within the grid (M,), as (K, N, D).
 
     ``states`` are the M of ``integrate``, (N, D) each. Each time is reached from the last point of
     the grid that is not after it; at a point of the grid h is the state itself.

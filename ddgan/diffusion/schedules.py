@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def vp_variance(time: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """Return σ²(t') of the variance-preserving SDE at normalised times in [0, 1] (App. C.2)."""
+    """σ²(t') of the variance-preserving SDE at normalised times in [0, 1] (App. C.2)."""
     return -torch.expm1(-beta_min * time - 0.5 * (beta_max - beta_min) * time**2)
 
 
 def vp_betas(
     num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0, time_epsilon: float = 0.0
 ) -> Tensor:
-    """Return the (T,) variances of the variance-preserving schedule, DDGAN Eq. 16.
+    """(T,) variances of the variance-preserving schedule, DDGAN Eq. 16.
 
     ``time_epsilon`` squeezes the normalised time to [time_epsilon, 1]: 0 is the paper's equation,
     1e-3 what the official release computes.
@@ -35,7 +35,7 @@ def vp_betas(
 def geometric_betas(
     num_steps: int, variance_min: float = 1e-4, variance_max: float = 0.9999
 ) -> Tensor:
-    """Return the (T,) variances for which 1 - alpha_bar_t grows geometrically.
+    """(T,) variances for which 1 - alpha_bar_t grows geometrically.
 
     1 - alpha_bar_t runs from ``variance_min`` at time 0, where it is treated as no noise, to
     ``variance_max`` at T; both lie in (0, 1).
@@ -52,7 +52,7 @@ def geometric_betas(
 
 
 def linear_betas(num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """Return (T,) variances that rise linearly from ``beta_min`` / T to ``beta_max`` / T.
+    """(T,) variances that rise linearly from ``beta_min`` / T to ``beta_max`` / T.
 
     With T = 1000 these are DDPM's, 1e-4 to 0.02 (Ho et al., 2020, Sec. 4); fewer steps are larger
     in proportion, so that x_T is as noisy. Raises ValueError where a variance would reach 1.

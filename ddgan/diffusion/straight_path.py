@@ -59,7 +59,7 @@ class StraightPath:
         return self.mean_coef * x0 + self.std * noise
 
     def interpolate(self, x0: Tensor, x_T: Tensor, t: Tensor | float) -> Tensor:
-        """Return i(t) (Eq. 7) for one t in [0, 1], or for (B,) times, one per sample."""
+        """i(t) (Eq. 7) for one t in [0, 1], or for (B,) times, one per sample."""
         if isinstance(t, Tensor) and t.ndim:
             t = t.reshape(-1, *([1] * (x0.ndim - 1)))
         return t * x0 + (1 - t) * x_T

@@ -62,7 +62,7 @@ class AdaptiveAugmentation(nn.Module):
         self.register_buffer("signs", torch.zeros(2))
 
     def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
-        """Return transformed images (N, C, H, W), twice differentiable with respect to ``x``.
+        """Transformed images (N, C, H, W), twice differentiable with respect to ``x``.
 
         An image that no transform was drawn for is returned as it is.
         """
@@ -130,6 +130,6 @@ class DiffusionAugmentation(nn.Module):
         self.diffusion = Diffusion(num_steps, beta_min=beta_min, beta_max=beta_max)
 
     def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
-        """Return perturbed samples (N, …), differentiable with respect to ``x``."""
+        """Perturbed samples (N, …), differentiable with respect to ``x``."""
         t = rng.integers(0, self.diffusion.num_steps - 1)
         return self.diffusion.q_sample(x, t, rng.normal(tuple(x.shape[1:])))

@@ -18,7 +18,7 @@ class ImagePreprocessor(nn.Module):
         self.flip = flip
 
     def forward(self, batch: Mapping[str, Tensor], rng: StepRandom) -> Tensor:
-        """Return (B, C, H, W) float images in [-1, 1] from ``batch["x"]`` (uint8)."""
+        """(B, C, H, W) float images in [-1, 1] from ``batch["x"]`` (uint8)."""
         x0 = batch["x"].to(rng.device, non_blocking=True).float().div_(127.5).sub_(1)
         if self.flip:
             flipped = rng.uniform() < 0.5
@@ -26,7 +26,7 @@ class ImagePreprocessor(nn.Module):
         return x0
 
     def restore(self, x0: Tensor) -> Tensor:
-        """Return x_0 as uint8 images, rounded to the nearest level."""
+        """x_0 as uint8 images, rounded to the nearest level."""
         return x0.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -41,9 +41,9 @@ class PointPreprocessor(nn.Module):
         self.scale = scale
 
     def forward(self, batch: Mapping[str, Tensor], rng: StepRandom) -> Tensor:
-        """Return ``batch["x"]`` as float32 on the device, scaled."""
+        """``batch["x"]`` as float32 on the device, scaled."""
         return batch["x"].to(rng.device, torch.float32, non_blocking=True) * self.scale
 
     def restore(self, x0: Tensor) -> Tensor:
-        """Return x_0 in the units of the data."""
+        """x_0 in the units of the data."""
         return x0 / self.scale

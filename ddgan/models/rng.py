@@ -24,22 +24,22 @@ class StepRandom:
         seed_default_generators((seed + 1 + self.rank) % 2**63, device)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Return (B, *shape) standard normals."""
+        """(B, *shape) standard normals."""
         out = torch.empty((self._total, *shape), device=self.device)
         return self._own(out.normal_(generator=self._generator))
 
     def integers(self, low: int, high: int) -> Tensor:
-        """Return (B,) integers, uniform over {low, …, high}."""
+        """(B,) integers, uniform over {low, …, high}."""
         out = torch.empty(self._total, dtype=torch.int64, device=self.device)
         return self._own(out.random_(low, high + 1, generator=self._generator))
 
     def uniform(self) -> Tensor:
-        """Return (B,) numbers, uniform over [0, 1)."""
+        """(B,) numbers, uniform over [0, 1)."""
         out = torch.empty(self._total, device=self.device)
         return self._own(out.uniform_(generator=self._generator))
 
     def shared_uniform(self, count: int) -> Tensor:
-        """Return (count,) numbers, uniform over [0, 1), the same for all samples and processes."""
+        """(count,) numbers, uniform over [0, 1), the same for all samples and processes."""
         return torch.empty(count, device=self.device).uniform_(generator=self._generator)
 
     @property

@@ -33,39 +33,6 @@ def test_loss_per_step_averages_to_the_loss():
     assert logs["d_loss_step"].mean().item() == pytest.approx(logs["d_loss"].item(), abs=0.05)
 
 
-def test_average_follows_the_generator():
-    """The first update copies; later ones are decay · average + (1 - decay) · current."""
-    model = toy_model(ema_decay=0.75)
-    optimizers = sgd(model)
-    expected = None
-    for seed in range(4):
-        torch.manual_seed(seed)
-        model.train_step(batch(seed=seed), optimizers)
-        current = model.generator.a.item()
-        expected = current if expected is None else 0.75 * expected + 0.25 * current
-        assert model.generator_ema.a.item() == pytest.approx(expected, rel=1e-6)
-    assert not any(p.requires_grad for p in model.generator_ema.parameters())
-
-
-def test_warm_up_of_the_average():
-    model = toy_model(ema_decay=0.999, ema_warmup=True)
-    with torch.no_grad():
-        model.generator.a.fill_(0.0)
-        model.update_ema()
-        model.generator.a.fill_(1.0)
-        model.update_ema()
-    assert model.generator_ema.a.item() == pytest.approx(1 - 2 / 11)
-
-
-def test_counters_are_part_of_the_state():
-    model = toy_model()
-    for _ in range(3):
-        model.train_step(batch(), sgd(model))
-    other = toy_model()
-    other.load_state_dict(model.state_dict())
-    assert (other.iteration, other.ema.updates) == (3, 3)
-
-
 def test_sample_depends_on_seed_and_index_alone():
     model = toy_model()
     full = model.sample(23, seed=3)

@@ -26,7 +26,7 @@ class ToyGenerator(nn.Module):
 
 
 class ToyDiscriminator(nn.Module):
-    """A bilinear judge with a time-dependent offset."""
+    """Bilinear logits with a time-dependent offset."""
 
     def __init__(self):
         super().__init__()
