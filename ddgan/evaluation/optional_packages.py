@@ -1,4 +1,4 @@
-"""Packages that only some metrics need, imported when they are used."""
+"""Packages that only some metrics need, imported at first use."""
 
 import importlib
 import importlib.metadata
@@ -9,25 +9,25 @@ import torch
 
 from ddgan.errors import UserError
 
-# What the declarations below belong to; torch forgets them with the object.
+# Owns the declarations below: torch drops them together with this object.
 _TORCHVISION_OPERATORS: list[torch.library.Library] = []
 
 
 def import_torch_fidelity() -> ModuleType:
-    """Return torch-fidelity with its registry; raises UserError if it is not installed."""
+    """Import torch-fidelity's registry; raises UserError if the package is not installed."""
     _import_torchvision("eval")
     _import("torch_fidelity", "torch-fidelity", "eval")
     return importlib.import_module("torch_fidelity.registry")
 
 
 def import_timm() -> ModuleType:
-    """Return timm; raises UserError if it is not installed."""
+    """Import timm; raises UserError if it is not installed."""
     _import_torchvision("timm")
     return _import("timm", "timm", "timm")
 
 
 def torch_fidelity_version() -> str:
-    """Return the version of torch-fidelity, without importing it; raises UserError if missing."""
+    """The version of torch-fidelity, without importing it; raises UserError if missing."""
     try:
         return importlib.metadata.version("torch-fidelity")
     except importlib.metadata.PackageNotFoundError:
@@ -51,11 +51,11 @@ def _missing(package: str, extra: str) -> UserError:
 
 
 def _import_torchvision(extra: str) -> None:
-    """Import torchvision, also where its compiled part does not fit torch.
+    """Import torchvision even if its compiled part does not fit torch.
 
-    A torchvision built for CUDA cannot load its operators beside a torch for the CPU, and then
-    fails when it describes them. Declaring the two that it looks for lets it load; they cannot be
-    called then, and nothing here calls them.
+    A torchvision built for CUDA cannot load its operators with a CPU build of torch, and fails when
+    it describes them. Declaring the two operators it looks for lets it load; they cannot be called,
+    and nothing here calls them.
     """
     try:
         _import("torchvision", "torchvision", extra)
