@@ -143,10 +143,11 @@ _STANDINS: dict[str, Callable] = {
 }
 
 
-class _BatchUnpickler(pickle.Unpickler):
+class _BatchUnpickler(pickle._Unpickler):
     """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else.
 
-    The digests make this needless for the published files; subsets and re-packed ones have none.
+    The published digests make this needless; subsets and files that were packed again have none.
+    The public Unpickler, written in C, allocates gigabytes for a memo number that is damaged.
     """
 
     def __init__(self, content: bytes) -> None:

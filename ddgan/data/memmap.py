@@ -66,11 +66,8 @@ class ImageMemmap(BatchedDataset):
         labels = None if self.labels is None else self.labels[indices]
         images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
         size = math.prod(self.image_shape)
-        for image, index in zip(images.reshape(len(indices), -1), indices.tolist(), strict=True):
-            content = self._file.read_at(self._start + index * size, size)
-            if len(content) != size:
-                raise StorageError(f"{self.path} became shorter while it was read")
-            image[:] = np.frombuffer(content, dtype=np.uint8)
+        offsets = self._start + indices * size
+        self._file.read_rows(offsets.tolist(), images.reshape(len(indices), size))
         return torch.from_numpy(images), labels
 
     def digest(self) -> str:

@@ -3,10 +3,11 @@
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from mmengine.logging import print_log
 
 from ddgan.errors import UserError
@@ -117,7 +118,12 @@ class PatientFile:
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes from ``offset``; fewer only at the end of the file."""
-        return patiently(lambda: self._read_at(offset, count), self.path)
+        return patiently(lambda: self._attempt(lambda file: _pread(file, count, offset)), self.path)
+
+    def read_rows(self, offsets: Sequence[int], rows: np.ndarray) -> None:
+        """Fill each of the ``rows`` (N, bytes) from its offset; StorageError at the file's end."""
+        if not patiently(lambda: self._attempt(lambda file: _fill(file, offsets, rows)), self.path):
+            raise StorageError(f"{printable(self.path)} became shorter while it was read")
 
     def read(self, count: int = -1) -> bytes:
         """Up to ``count`` bytes, or all, from the current position."""
@@ -157,23 +163,34 @@ class PatientFile:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptor
 
-    def _read_at(self, offset: int, count: int) -> bytes:
+    def _attempt(self, read: Callable[[int], _T]) -> _T:
+        """The result of ``read(descriptor)``, of a descriptor that is opened again if need be."""
         again = self._descriptor is None
         try:
             descriptor = self._open()
             if again and os.fstat(descriptor).st_size != self.size:
                 raise StorageError(f"{printable(self.path)} was replaced while it was read")
-            content = os.pread(descriptor, count, offset)
-            # One call gives at most 2 GiB.
-            while len(content) < count and (
-                more := os.pread(descriptor, count - len(content), offset + len(content))
-            ):
-                content += more
+            return read(descriptor)
         except OSError:
             # The descriptor of a file server that was restarted stays stale.
             self.close()
             raise
-        return content
+
+
+def _pread(descriptor: int, count: int, offset: int) -> bytes:
+    content = os.pread(descriptor, count, offset)
+    # One call gives at most 2 GiB.
+    while len(content) < count and (
+        more := os.pread(descriptor, count - len(content), offset + len(content))
+    ):
+        content += more
+    return content
+
+
+def _fill(descriptor: int, offsets: Sequence[int], rows: np.ndarray) -> bool:
+    """Whether the file had all that was asked for."""
+    reads = zip(offsets, rows, strict=True)
+    return all(os.preadv(descriptor, [row], at) == row.nbytes for at, row in reads)
 
 
 def printable(name: str | Path) -> str:

@@ -132,6 +132,7 @@ def test_malicious_pickle_executes_nothing(tmp_path, protocol):
         b"",
         b"}.",
         b"\x80\x02}(U\x04data",
+        b"]r\xff\xff\xff\x7f.",  # the memo entry 2**31 - 1
     ],
 )
 def test_other_content_is_refused(tmp_path, payload):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ddgan.data import ImageMemmap
+from ddgan.data import ImageMemmap, StorageError
 
 RNG = np.random.default_rng
 
@@ -59,6 +59,14 @@ def test_a_file_larger_than_memory_is_mapped_and_not_copied(tmp_path):
     assert data.__getitems__([5])[0]["x"].sum() == 0
     assert len(pickle.dumps(data)) < 10_000
     assert pickle.loads(pickle.dumps(data))[99_999]["x"][0, 0, 0] == 7
+
+
+def test_a_file_that_shrinks_is_no_bus_error(tmp_path):
+    store(tmp_path / "a.npy")
+    data = ImageMemmap(tmp_path / "a.npy")
+    os.truncate(tmp_path / "a.npy", 200)
+    with pytest.raises(StorageError, match=r"a\.npy became shorter"):
+        data[9]
 
 
 def test_digest_follows_the_content(tmp_path):

@@ -128,6 +128,7 @@ def outage(monkeypatch):
         return read
 
     monkeypatch.setattr(os, "pread", wrap(os.pread))
+    monkeypatch.setattr(os, "preadv", wrap(os.preadv))
     monkeypatch.setattr(Path, "open", wrap(Path.open))
     return failures
 
