@@ -1,8 +1,9 @@
-"""Builds the operators: plans the compiler calls, runs them with ninja where it is installed.
+"""Builds the operators: plans the compiler calls and runs them, with ninja if it is installed.
 
-One library, ``ddgan/ops/_ops.abi3.so``, holds the CPU and, where asked for, the CUDA kernels. It
-uses only LibTorch's stable ABI, so a build serves every PyTorch from 2.10 on. A second, tiny
-pybind11 module remembers how it was built.
+One library, ``ddgan/ops/_ops.abi3.so``, holds the CPU and, if asked for, the CUDA kernels. It uses
+only LibTorch's stable ABI, so a build serves every PyTorch from 2.10 on, with CUDA or without.
+torch.utils.cpp_extension cannot build it: with a CPU build of PyTorch it finds no toolkit, and its
+CUDA libraries need libtorch_cuda. A second, small pybind11 module records how it was built.
 
 Environment: DDGAN_CUDA=0|1 forces CUDA off or on; CUDA_HOME points at the toolkit;
 TORCH_CUDA_ARCH_LIST chooses architectures; CXX chooses the C++ compiler; MAX_JOBS limits jobs.
@@ -55,7 +56,7 @@ def run(command: list[str]) -> str:
 
 
 def find_compiler() -> list[str]:
-    """Return the C++ compiler's command; g++ or clang++ are needed for their vector types."""
+    """The C++ compiler's command; g++ or clang++ are needed for their vector types."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     if shutil.which(command[0]) is None:
         raise BuildError(f"no C++ compiler ({command[0]}); install g++ 10 or newer, or set CXX")
@@ -63,7 +64,7 @@ def find_compiler() -> list[str]:
 
 
 def find_torch() -> Path:
-    """Return the directory of a PyTorch whose stable ABI is new enough."""
+    """The directory of a PyTorch whose stable ABI is new enough."""
     try:
         import torch
     except ImportError as error:
@@ -77,7 +78,7 @@ def find_torch() -> Path:
 
 
 def find_nvcc() -> Path | None:
-    """Return nvcc of CUDA_HOME, of the PATH or of /usr/local/cuda; None without a toolkit."""
+    """nvcc of CUDA_HOME, of the PATH or of /usr/local/cuda; None without a toolkit."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     places = [Path(home, "bin/nvcc") for home in homes if home]
     on_path = shutil.which("nvcc")
@@ -101,7 +102,7 @@ def wants_cuda(nvcc: Path | None) -> bool:
 
 
 def toolkit_version(nvcc: Path) -> tuple[int, int]:
-    """Return the CUDA version of a toolkit; raise BuildError if it does not suit PyTorch's."""
+    """The CUDA version of a toolkit; raise BuildError if it does not suit PyTorch's."""
     import torch
 
     found = re.search(r"release (\d+)\.(\d+)", run([str(nvcc), "--version"]))
@@ -120,7 +121,7 @@ def toolkit_version(nvcc: Path) -> tuple[int, int]:
 
 
 def choose_architectures(nvcc: Path) -> list[str]:
-    """Return the architectures to compile, as ``8.0`` or, with PTX, ``9.0+PTX``."""
+    """The architectures to compile, as ``8.0`` or, with PTX, ``9.0+PTX``."""
     known = set(re.findall(r"compute_(\d+)\b", run([str(nvcc), "--list-gpu-arch"])))
     wish = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     listed = wish or list(KNOWN_ARCHITECTURES)
@@ -136,7 +137,7 @@ def choose_architectures(nvcc: Path) -> list[str]:
 
 
 def gencode(architectures: list[str]) -> list[str]:
-    """Return nvcc's flags for a list of architectures."""
+    """nvcc's flags for a list of architectures."""
     flags = []
     for architecture in architectures:
         number = architecture.removesuffix("+PTX").replace(".", "")
@@ -165,7 +166,7 @@ def make_plan() -> Plan:
 
 
 def compile_commands(plan: Plan, out: Path) -> dict[Path, list[str]]:
-    """Return the compiler call that makes each object file."""
+    """The compiler call that makes each object file."""
     torch_flags = [f"-DTORCH_TARGET_VERSION={ABI}", f"-I{plan.torch / 'include'}"]
     depend = ["-MMD", "-MF", "{object}.d"]
     commands: dict[Path, list[str]] = {}
@@ -192,23 +193,21 @@ def compile_commands(plan: Plan, out: Path) -> dict[Path, list[str]]:
 
 
 def link_command(plan: Plan, objects: list[Path], target: Path) -> list[str]:
-    """Return the linker call for the operators' library."""
+    """The linker call for the operators' library."""
     command = [*plan.cxx, "-shared", "-o", str(target), *map(str, objects)]
     command += [f"-L{plan.torch / 'lib'}", "-ltorch_cpu", "-ltorch"]
     if plan.nvcc:
-        root = plan.nvcc.resolve().parent.parent
         # nvcc on the PATH may be a wrapper script; ask it where its toolkit is.
-        shown = subprocess.run(
-            [str(plan.nvcc), "--dryrun", "-c", "x.cu"], capture_output=True, text=True, check=False
-        ).stderr
+        dry_run = [str(plan.nvcc), "--dryrun", "-c", "x.cu"]
+        shown = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
         found = re.search(r"TOP=(\S+)", shown)
-        root = Path(found[1]) if found else root
+        root = Path(found[1]) if found else plan.nvcc.resolve().parent.parent
         command += [f"-L{root / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
     return command
 
 
 def ninja_file(commands: dict[Path, list[str]], link: list[str], target: Path) -> str:
-    """Return a build.ninja for the compile commands and the final link."""
+    """A build.ninja for the compile commands and the final link."""
 
     def escape(text: object) -> str:
         return str(text).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
@@ -225,13 +224,13 @@ def ninja_file(commands: dict[Path, list[str]], link: list[str], target: Path) -
 
 
 def run_all(commands: dict[Path, list[str]], link: list[str], target: Path, out: Path) -> None:
-    """Compile and link, in parallel and only what changed where ninja is installed."""
+    """Compile and link in parallel; with ninja, only what changed."""
     jobs = int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count() or 1
     if shutil.which("ninja"):
         (out / "build.ninja").write_text(ninja_file(commands, link, target))
         run(["ninja", "-C", str(out), "-j", str(jobs)])
         return
-    print("ddgan: ninja is missing, so every file is compiled anew (pip install ninja)")
+    print("ddgan: ninja is missing, so every file is compiled again (pip install ninja)")
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, commands.values()))
     run(link)
@@ -282,7 +281,7 @@ class BuildOps(build_ext):
         return str(Path(*fullname.split("."))) + ".abi3.so"
 
     def copy_extensions_to_source(self) -> None:
-        """Copy what was built beside the package's sources, for ``--inplace``."""
+        """Copy the libraries next to the package's sources, for ``--inplace``."""
         built = Path(self.build_lib, "ddgan/ops")
         for library in built.glob("_*.so"):
             # Replaced in one step: a process that runs the old library keeps it.
@@ -292,7 +291,7 @@ class BuildOps(build_ext):
 
 
 def extension() -> Extension:
-    """Return the extension for ``setup(ext_modules=...)``; its sources go into the sdist."""
+    """The extension for ``setup(ext_modules=...)``; its sources go into the sdist."""
     files = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"})
     relative = [str(path.relative_to(CSRC.parent)) for path in [*files, CSRC / "build_ops.py"]]
     sources = [name for name in relative if name.endswith(".cpp")]

@@ -15,7 +15,7 @@ from ddgan.utils.cli import user_errors
 
 
 def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description="Convert weights of the published release.")
     parser.add_argument("weights", type=Path, help="netG_*.pth or content.pth")
     parser.add_argument("--config", required=True, help="the config with the same networks")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# All that only a GPU can show, in one command of at most ten minutes on an H100:
+# Everything that only a GPU can show, in one command of at most ten minutes on an H100:
 # bash tools/gpu_check.sh [folder for logs and numbers, default gpu_check]
 #
 # Builds the operators for this GPU, runs their tests and those of training, and measures. It needs
-# PyTorch, mmengine, pytest and, to build, nvcc; no network, and no data: the run on StackedMNIST is
-# made where data/mnist is there. A step that fails or exceeds its time stops no other. The status
-# is 0 if all steps passed, 1 if one did not, 2 without a GPU.
+# PyTorch, mmengine, pytest and nvcc; no network and no data (with data/mnist it also trains on
+# StackedMNIST). A step that fails or takes too long does not stop the others. The status is 0 if
+# all steps passed, 1 if one did not, 2 without a GPU.
 #
-# DEVICE=cpu rehearses the steps with tiny sizes; STEPS="sample train" makes these alone; PYTHON is
+# DEVICE=cpu rehearses the steps with tiny sizes; STEPS="sample train" runs these alone; PYTHON is
 # the interpreter, SECONDS_IN_ALL the time limit.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -136,7 +136,7 @@ fi
 # Last, since they take whatever time is left.
 for tool in memcheck racecheck synccheck; do
     if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
-        # Without PyTorch's cache each tensor has memory of its own, whose ends are watched.
+        # Without PyTorch's cache each tensor has its own memory, so out-of-bounds access shows.
         step $tool 120 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $tool \
             --error-exitcode 9 "$python" -m pytest -p no:cacheprovider \
             tests/ops/test_cuda_device.py -k "(small and float32) or derivatives_of_a_team"

@@ -76,7 +76,7 @@ void vertical(A* tmp, const Taps<T>& taps, int64_t length) {
 #define DDGAN_AFTER(i) (1 + (i))
 
 // The x2 resamplings by a 4-tap filter of NCHW: a row of the output from K rows of the input, in
-// registers all along, one vector of the input ahead of what is written. Columns beyond the input
+// registers all along, one vector of the input ahead of the output. Columns beyond the input
 // count as zeros. Short rows outrun the processor's own prefetch: without ours, rows of 32 take
 // half as long again.
 template <int K, class T>

@@ -179,7 +179,7 @@ inline A lane_sum(Vec<A> v) {
   return part[0];
 }
 
-// Inlined whatever their size: a call for every pixel would load all constants anew.
+// Inlined whatever their size: a call for every pixel would load all constants again.
 #define DDGAN_EACH __attribute__((always_inline))
 
 // Runs f(i, part) over [0, n): `part` is 0 for a full vector, else the number of elements left.

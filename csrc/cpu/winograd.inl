@@ -1,7 +1,7 @@
 // Winograd's minimal filtering F(4 x 4, 3 x 3): Y = At [(G w Gt) * (Bt x B)] A for tiles of 6 x 6
 // pixels, 36 products for 16 results instead of 144 (Lavin and Gray, arXiv:1509.09308), with the
 // interpolation points 0, +-5/8, +-3/2 and infinity. The usual 0, +-1, +-2 double the rounding error;
-// these come close to that of a direct sum, and their transforms have exact constants but for G's.
+// these come close to that of a direct sum, and all their constants except G's are exact.
 // Each function is the 1-D transform of `in[0], in[step], ...` into `out[0], out[to], ...`.
 
 constexpr int kTile = 4, kPatch = 6, kPoints = kPatch * kPatch;

@@ -127,7 +127,7 @@ class DownLevel(nn.Module):
     def forward(
         self, h: Tensor, pyramid: Tensor, conditions: Iterator[Condition]
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the features for the way up, the last being the output, and the pyramid."""
+        """The features for the way up, the last being the output, and the pyramid."""
         skips = []
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             h = attention(block(h, *next(conditions)))
@@ -175,7 +175,7 @@ class UpLevel(nn.Module):
         self.upsample = block(channels, channels, resample="up") if upsample else None
 
     def forward(self, h: Tensor, skips: list[Tensor], conditions: Iterator[Condition]) -> Tensor:
-        """Return the features, (N, C, H', W'); the skips that are used are popped off the list."""
+        """The features, (N, C, H', W'); the skips that are used are popped off the list."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), *next(conditions))
         h = self.attention(h)

@@ -77,7 +77,7 @@ class DownBlock(Checkpointed):
 
 @MODELS.register_module()
 class TimeDependentDiscriminator(nn.Module):
-    """Judge whether x_{t-1} is real, given x_t and t.
+    """Logits of x_{t-1} being real, given x_t and t.
 
     ``in_channels`` counts those of x_{t-1} and x_t together. ``blocks`` lists (output channels,
     halve the resolution?) per residual block. ``head_conv`` is the 3x3 convolution after the
@@ -142,7 +142,7 @@ class TimeDependentDiscriminator(nn.Module):
         set_options(self, checkpoint_activations, channels_last)
 
     def forward(self, x_prev: Tensor, t: Tensor, x_t: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, C, H, W) images and 0-based time indices ``t`` (N,).
+        """Logits (N, 1) for (N, C, H, W) images and 0-based time indices ``t`` (N,).
 
         Raises ValueError for shapes that do not fit.
         """

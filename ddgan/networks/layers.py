@@ -19,7 +19,7 @@ Fan = Literal["avg", "out"]
 def scaled_uniform_(weight: Tensor, fan: Fan, scale: float = 1.0) -> Tensor:
     """Fill ``weight`` (out, in, ...) from U(-a, a), a² = 3·scale/fan, and return it.
 
-    A scale of 0 stands for 1e-10, which is almost zero but lets gradients pass.
+    A scale of 0 means 1e-10: almost zero, but gradients pass.
     """
     field = weight.shape[2:].numel()
     fan_in, fan_out = weight.shape[1] * field, weight.shape[0] * field
@@ -47,7 +47,7 @@ def conv2d(
     fan: Fan = "avg",
     scale: float = 1.0,
 ) -> nn.Conv2d:
-    """Return a convolution with ``scaled_uniform_`` weights and zero bias, by default same-size."""
+    """A convolution with ``scaled_uniform_`` weights and zero bias, by default same-size."""
     if padding is None:
         padding = kernel_size // 2
     same = stride == 1 and kernel_size % 2 == 1 and padding == kernel_size // 2
@@ -62,7 +62,7 @@ def conv2d(
 def linear(
     in_features: int, out_features: int, *, fan: Fan = "avg", scale: float = 1.0
 ) -> nn.Linear:
-    """Return a linear layer with ``scaled_uniform_`` weights and zero bias."""
+    """A linear layer with ``scaled_uniform_`` weights and zero bias."""
     layer = nn.Linear(in_features, out_features)
     scaled_uniform_(layer.weight, fan, scale)
     nn.init.zeros_(layer.bias)
@@ -70,22 +70,22 @@ def linear(
 
 
 def scaled_sum(x: Tensor, y: Tensor, gain: float) -> Tensor:
-    """Return ``gain * (x + y)`` in the memory of ``y``, which nothing else may need."""
+    """``gain * (x + y)``, overwriting ``y``."""
     return y.add_(x).mul_(gain)
 
 
 class Checkpointed(nn.Module):
-    """A module that, where ``checkpoint_activations`` is set, keeps only its inputs for backward.
+    """A module that keeps only its inputs for the backward pass if ``checkpoint_activations``.
 
-    What it computes in between is computed again when gradients are, also those of gradients.
+    Activations are then recomputed for gradients, and again for gradients of gradients.
     """
 
     checkpoint_activations = False
-    # The probability of dropout, whose draws the second computation must repeat.
+    # The probability of dropout; the recomputation must repeat its draws.
     dropout = 0.0
 
     def checkpointed(self, function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        """Return ``function(*inputs)``, remembering no more than asked for."""
+        """``function(*inputs)``, recomputed in the backward pass if asked for."""
         if not (self.checkpoint_activations and torch.is_grad_enabled()):
             return function(*inputs)
         return checkpoint(
@@ -94,7 +94,7 @@ class Checkpointed(nn.Module):
 
 
 def set_options(network: nn.Module, checkpoint_activations: bool, channels_last: bool) -> None:
-    """Set how a finished network computes: with recomputed activations, and in which layout."""
+    """Set whether a finished network recomputes activations, and its memory layout."""
     for module in network.modules():
         if isinstance(module, Checkpointed):
             module.checkpoint_activations = checkpoint_activations
@@ -107,7 +107,7 @@ class SplitLinear(nn.Linear):
     """Many linear layers of one input as a single matrix product, split into their outputs.
 
     A generator has dozens of small projections of the same latent or time embedding; one product
-    costs one kernel launch. Each part is initialised as a layer of its own.
+    costs one kernel launch. Each part is initialised like a separate layer.
     """
 
     def __init__(self, in_features: int, widths: Sequence[int], fan: Fan = "avg"):
@@ -181,7 +181,7 @@ class TimeEmbedding(nn.Module):
 
 
 def group_count(channels: int) -> int:
-    """Return the largest divisor of ``channels`` that is at most 32 and a quarter of them."""
+    """The largest divisor of ``channels`` that is at most 32 and a quarter of them."""
     limit = max(1, min(channels // 4, 32))
     return next(g for g in range(limit, 0, -1) if channels % g == 0)
 
@@ -231,5 +231,5 @@ class Attention(nn.Module):
         q, k, v = (part[:, None] for part in self.qkv(tokens))
         h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
         h = h.transpose(1, 2).reshape(n, c, height, width)
-        # Not in place: h may be a view, of which autograd would copy the gradient.
+        # Not in place: h may be a view, whose gradient autograd would copy.
         return torch.add(x, h).mul_(self.residual_gain)

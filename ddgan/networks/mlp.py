@@ -18,7 +18,7 @@ SLOPE = 0.2
 
 
 def _hidden(in_features: int, hidden_dim: int, num_layers: int) -> nn.Sequential:
-    """Return ``num_layers`` linear layers, each followed by leaky ReLU."""
+    """``num_layers`` linear layers, each followed by leaky ReLU."""
     layers: list[nn.Module] = []
     for _ in range(num_layers):
         layers += [nn.Linear(in_features, hidden_dim), nn.LeakyReLU(SLOPE)]
@@ -27,7 +27,7 @@ def _hidden(in_features: int, hidden_dim: int, num_layers: int) -> nn.Sequential
 
 
 def _time_column(t: Tensor, num_steps: int, x: Tensor) -> Tensor:
-    """Return the times t/T in (0, 1], (N, 1), from 0-based indices (N,)."""
+    """The times t/T in (0, 1], (N, 1), from 0-based indices (N,)."""
     if t.shape != x.shape[:1]:
         raise ValueError(
             f"t has shape {tuple(t.shape)}; expected ({x.shape[0]},), an index per sample"
@@ -77,7 +77,7 @@ class MLPGenerator(nn.Module):
         self.out = nn.Linear(hidden_dim, size)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
-        """Return the prediction of x_0, (N, *data_shape).
+        """The prediction of x_0, (N, *data_shape).
 
         ``t`` (N,) holds 0-based time indices, ``z`` is (N, latent_dim), or None without a latent.
         Raises ValueError for other shapes.
@@ -117,7 +117,7 @@ class MLPLatentGenerator(nn.Module):
         self.out = nn.Linear(hidden_dim, math.prod(self.data_shape))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return samples (N, *data_shape) of latents (N, latent_dim)."""
+        """Samples (N, *data_shape) of latents (N, latent_dim)."""
         check_latent(z, len(z), self.latent_dim)
         out = self.out(self.hidden(z))
         return (torch.tanh(out) if self.tanh else out).reshape(-1, *self.data_shape).to(z.dtype)
@@ -125,7 +125,7 @@ class MLPLatentGenerator(nn.Module):
 
 @MODELS.register_module()
 class MLPDiscriminator(nn.Module):
-    """Judge whether x_{t-1} is real, given x_t and t, all concatenated; ``num_steps`` is T.
+    """Logits of x_{t-1} being real, given x_t and t, all concatenated; ``num_steps`` is T.
 
     With ``stddev_group`` the last of the hidden layers sees the minibatch standard deviation of
     its inputs, in groups of at most that many samples; it keeps the modes apart.
@@ -155,7 +155,7 @@ class MLPDiscriminator(nn.Module):
         self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x_prev: Tensor, t: Tensor, x_t: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, *data_shape) data and 0-based time indices ``t`` (N,).
+        """Logits (N, 1) for (N, *data_shape) data and 0-based time indices ``t`` (N,).
 
         Raises ValueError for shapes that do not fit.
         """
@@ -169,9 +169,9 @@ class MLPDiscriminator(nn.Module):
 
 @MODELS.register_module()
 class MLPUnconditionalDiscriminator(nn.Module):
-    """Judge samples by themselves: the discriminator, or critic, of a plain GAN.
+    """Logits of samples alone: the discriminator, or critic, of a plain GAN.
 
-    ``stddev_group`` is that of ``MLPDiscriminator``.
+    ``stddev_group`` is as in ``MLPDiscriminator``.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class MLPUnconditionalDiscriminator(nn.Module):
         self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, *data_shape) samples."""
+        """Logits (N, 1) for (N, *data_shape) samples."""
         _check_data(self.data_shape, x=x)
         h = self.hidden[:-2](x.flatten(1))
         if self.stddev_group is not None:

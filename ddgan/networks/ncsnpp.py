@@ -118,7 +118,7 @@ class NCSNpp(nn.Module):
         return zip(times, styles[::2], styles[1::2], strict=True)
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
-        """Return the prediction of x_0, (N, C, H, W) like ``x_t`` and in its dtype.
+        """The prediction of x_0, (N, C, H, W) like ``x_t`` and in its dtype.
 
         ``t`` (N,) holds 0-based time indices; expanded from one number, as in sampling, it is
         embedded once. ``z`` (N, latent_dim) is from N(0, I), or None without a latent. Raises

@@ -132,11 +132,11 @@ class NeuralODEMapping(nn.Module):
         self.register_buffer("grid_points", torch.tensor(self.grid), persistent=False)
 
     def forward(self, h0: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return h at each of ``times`` and at 1, (K, N, dim), from h(0) (N, dim).
+        """h at each of ``times`` and at 1, (K, N, dim), from h(0) (N, dim).
 
-        ``times`` (K - 1,) lie in [0, 1], in any order; None stands for none.
+        ``times`` (K - 1,) lie in [0, 1], in any order; None means none.
         """
-        # A stand-in, of which only shapes are asked, cannot tell an adaptive solver its error.
+        # A fake tensor has no values from which an adaptive solver could take its error.
         if self.solver in ADAPTIVE_METHODS and type(h0) is Tensor:
             return self._adaptive(h0, times)
         method = self.solver if self.solver in METHODS else "rk4"
@@ -190,7 +190,7 @@ class MLPMapping(nn.Module):
         self.mlp = TimedMLP(dim, hidden_dim, num_layers, lr_multiplier)
 
     def forward(self, h0: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return h at each of ``times`` (K - 1,) and at 1, (K, N, dim), from h(0) (N, dim)."""
+        """h at each of ``times`` (K - 1,) and at 1, (K, N, dim), from h(0) (N, dim)."""
         end = h0.new_ones(1)
         times = end if times is None else torch.cat([times, end])
         h0 = h0.expand(len(times), *h0.shape)

@@ -1,7 +1,7 @@
 """The weights of the published DDGAN release: reading its files, and where each tensor belongs.
 
 The release numbers its generator's modules in the order of execution and keeps every small
-projection as a layer of its own; here modules have names and projections are joined. The
+projection as a separate layer; here modules have names and projections are joined. The
 correspondence follows from the structure of the network that receives the weights.
 """
 

@@ -15,7 +15,7 @@ SLOPE = 0.2
 
 @MODELS.register_module()
 class MLPPathDiscriminator(nn.Module):
-    """Judge whether i(t) is real from its pixels and t, concatenated.
+    """Logits of i(t) being real, from its pixels and t, concatenated.
 
     The last hidden layer sees the minibatch standard deviation of its inputs, in groups of at most
     ``stddev_group`` samples; it keeps the modes apart.
@@ -42,7 +42,7 @@ class MLPPathDiscriminator(nn.Module):
         self.head = nn.Linear(hidden_dim, 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits (N, 1) for (N, *data_shape) images and times (N,) in [0, 1].
+        """Logits (N, 1) for (N, *data_shape) images and times (N,) in [0, 1].
 
         Raises ValueError for shapes that do not fit.
         """

@@ -53,10 +53,10 @@ class SPIGANGenerator(nn.Module):
         noise: Sequence[Tensor] | None = None,
         truncation: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Return images at each of ``times`` and at 1, (K, N, C, H, W), and the styles at 1.
+        """Images at each of ``times`` and at 1, (K, N, C, H, W), and the styles at 1.
 
         ``x_T`` (N, C, H, W) is noise of unit variance, ``times`` (K - 1,) lie in [0, 1]. ``noise``
-        has (K, N, *shape) normals for each of ``noise_shapes``; None stands for fixed maps.
+        has (K, N, *shape) normals for each of ``noise_shapes``; None means fixed maps.
         ``truncation`` holds at t = 1. The styles are (N, num_ws, w_dim).
         """
         h = self.latents(x_T, times)
@@ -70,13 +70,13 @@ class SPIGANGenerator(nn.Module):
         return torch.cat([before.reshape(len(h) - 1, *images.shape), images[None]]), styles
 
     def latents(self, x_T: Tensor, times: Tensor | None = None) -> Tensor:
-        """Return h at each of ``times`` (K - 1,) and at 1, (K, N, D), for noise (N, C, H, W)."""
+        """h at each of ``times`` (K - 1,) and at 1, (K, N, D), for noise (N, C, H, W)."""
         # All of an image follows from these few numbers: they are not worth rounding.
         with torch.autocast(x_T.device.type, enabled=False):
             return self.mapping(self.embedding(x_T.float()), times)
 
     def render(self, h: Tensor, noise: Sequence[Tensor] | str = "const") -> Tensor:
-        """Return the images (N, C, H, W) of latents h(t) (N, D) at any t."""
+        """The images (N, C, H, W) of latents h(t) (N, D) at any t."""
         return self.synthesis.synthesis(self.synthesis.styles(h), noise)
 
 

@@ -67,7 +67,7 @@ class DiscriminatorBlock(nn.Module):
 
 @MODELS.register_module()
 class StyleGAN2Discriminator(nn.Module):
-    """Judge whether an image is real, given its time if ``time_embedding_dim`` is not None.
+    """Logits of images being real, given their time if ``time_embedding_dim`` is not None.
 
     The time t in [0, 1] is embedded in sines and cosines, mapped by ``num_time_layers`` layers
     and projected on the features (Miyato and Koyama, 2018). Groups of the minibatch standard
@@ -122,7 +122,7 @@ class StyleGAN2Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        """Return logits (N, 1) for images (N, C, H, W) and, if conditional, times (N,) in [0, 1].
+        """Logits (N, 1) for images (N, C, H, W) and, if conditional, times (N,) in [0, 1].
 
         Raises ValueError for shapes that do not fit.
         """

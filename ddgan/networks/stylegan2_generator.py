@@ -74,7 +74,7 @@ class StyleGAN2Generator(nn.Module):
         mixing: tuple[Tensor, Tensor] | None = None,
         return_ws: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return unbounded images (N, C, H, W), and the styles (N, num_ws, w_dim) if asked.
+        """Unbounded images (N, C, H, W), and the styles (N, num_ws, w_dim) if asked.
 
         ``truncation`` ψ moves the first ``truncation_cutoff`` styles (all by default) towards the
         average of w, which forward passes in training mode track. ``noise`` is "random" (new per
@@ -112,7 +112,7 @@ class StyleGAN2Generator(nn.Module):
 
 
 def draw_crossing(uniform: Callable[[], Tensor], num_ws: int, probability: float) -> Tensor:
-    """Return (N,) styles at which to change latents: {1, …, num_ws - 1}, or num_ws for never.
+    """(N,) styles at which to change latents: {1, …, num_ws - 1}, or num_ws for never.
 
     Each sample mixes with the given probability (StyleGAN, Section 3.1). ``uniform`` draws (N,)
     numbers from U(0, 1), twice.

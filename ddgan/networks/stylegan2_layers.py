@@ -27,7 +27,7 @@ def normalize_2nd_moment(x: Tensor) -> Tensor:
 
 
 def channel_counts(image_size: int, channel_base: int, max_channels: int) -> dict[int, int]:
-    """Return the channels of the feature maps at each resolution from 4 to ``image_size``.
+    """The channels of the feature maps at each resolution from 4 to ``image_size``.
 
     Raises ValueError for a size that is not a power of two from 8 to 1024.
     """
@@ -145,7 +145,7 @@ _NORMALIZED_FILTER = tuple(tap / sum(FILTER) for tap in FILTER)
 
 
 def _demodulation(weight: Tensor, style: Tensor) -> Tensor:
-    """Return (N, C_out) reciprocal norms of the modulated weights."""
+    """(N, C_out) reciprocal norms of the modulated weights."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     # Sums of squares do not fit half precision.
     with torch.autocast(weight.device.type, enabled=False):
@@ -191,7 +191,7 @@ class NoiseInput(nn.Module):
         self.register_buffer("const", torch.randn(size, size))
 
     def forward(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return (N, C, H, W) plus noise: see ``StyleGAN2Generator.forward``."""
+        """(N, C, H, W) plus noise: see ``StyleGAN2Generator.forward``."""
         if noise == "none":
             return x
         shape = (1, *x.shape[2:])

@@ -19,7 +19,7 @@ from ddgan.ops import fused_bias_leaky_relu, upsample2d
 
 
 def noise_shapes(image_size: int) -> list[tuple[int, int, int]]:
-    """Return the shapes (1, H, W) of the noise of each layer: one at 4 x 4, two at each size on."""
+    """The shapes (1, H, W) of the noise of each layer: one at 4 x 4, two at each size on."""
     sizes = [4] + [2**k for k in range(3, image_size.bit_length()) for _ in range(2)]
     return [(1, size, size) for size in sizes]
 
@@ -156,11 +156,11 @@ class Synthesis(nn.Module):
                     clamp=clamp,
                 )
             )
-        # A style for each layer; the image takes that of the following layer, the last one its own.
+        # One style per layer; an image shares the style of the next layer, the last has its own.
         self.num_ws = 2 + 2 * len(self.blocks)
 
     def forward(self, ws: Tensor, noise: Noise = "random") -> Tensor:
-        """Return (N, C, H, W); ``noise`` is as for ``StyleGAN2Generator.forward``."""
+        """(N, C, H, W); ``noise`` is as for ``StyleGAN2Generator.forward``."""
         styles = ws.unbind(1)
         x = self.layer(self.const.expand(len(ws), -1, -1, -1), styles[0], noise)
         image: Any = None if self.to_image is None else self.to_image(x, styles[1])

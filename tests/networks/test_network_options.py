@@ -36,7 +36,7 @@ def networks(dropout=0.0, **options):
 
 
 def gradients(generator, discriminator):
-    """Return the gradients of a loss through both networks with R1, double derivatives in it."""
+    """The gradients of a loss through both networks with R1, double derivatives in it."""
     torch.manual_seed(1)
     x, y, z = (torch.randn(N, *s, dtype=torch.float64) for s in ((3, 8, 8), (3, 8, 8), (3,)))
     t = torch.arange(N)

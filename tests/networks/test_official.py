@@ -70,7 +70,7 @@ def deterministic_weight(name, shape):
 
 
 def official_state(network):
-    """Return the weights of the tiny official "G" or "D" that the parity data belong to."""
+    """The weights of the tiny official "G" or "D" that the parity data belong to."""
     shapes = official_shapes("tiny16")[network]
     return OrderedDict((name, deterministic_weight(name, shape)) for name, shape in shapes.items())
 
@@ -142,7 +142,7 @@ def test_discriminator_and_its_penalty_reproduce_the_release(discriminator, inpu
 
 
 def posterior_tables():
-    """Return (c1, c2, standard deviation) of q(x_{t-1} | x_t, x_0) per step, in float64."""
+    """(c1, c2, standard deviation) of q(x_{t-1} | x_t, x_0) per step, in float64."""
     time = np.arange(NUM_STEPS + 1) / NUM_STEPS * (1 - 1e-3) + 1e-3
     alpha_bar = np.exp(-0.5 * time**2 * (20 - 0.1) - time * 0.1)
     alpha = alpha_bar[1:] / alpha_bar[:-1]
@@ -237,7 +237,7 @@ def prefixed(state):
 
 
 def training_state(ema=True):
-    """Return what the release saves to go on training: content.pth."""
+    """What the release saves to go on training: content.pth."""
     raw = official_state("G")
     moments = {i: {"step": 7, "exp_avg": torch.zeros_like(w)} for i, w in enumerate(raw.values())}
     if ema:

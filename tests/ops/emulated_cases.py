@@ -143,7 +143,7 @@ FIR_CASES = (
 
 
 def bits(positive: Tensor, last: bool) -> Tensor:
-    """Return a plane of the mask of an NCHW tensor of booleans: rows of whole bytes."""
+    """A plane of the mask of an NCHW tensor of booleans: rows of whole bytes."""
     rows = (positive.permute(0, 2, 3, 1) if last else positive).flatten(0, 2 if last else 1)
     rows = rows.reshape(len(rows), -1).long()
     rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8))
@@ -171,7 +171,7 @@ def bias_act(lib, check: Checker, dtype: torch.dtype, last: bool, case: tuple) -
     p.mask, p.planes = mask.data_ptr(), len(planes)
     y.fill_(torch.nan)
     lib.emulated_bias_act(ctypes.byref(p))
-    check.check("  y beside the mask", y, want, dtype)
+    check.check("  y with the mask", y, want, dtype)
     check.check("  mask", mask, torch.stack(planes), torch.float64)
     p.x, p.y, p.bias = grad.data_ptr(), dx.data_ptr(), Param()
     lib.emulated_bias_act_grad(ctypes.byref(p))
