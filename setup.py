@@ -10,13 +10,17 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "csrc"))
 from build_ops import BuildOps, extension  # noqa: E402
 
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ddgan/__init__.py").read_text())[1]
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "ddgan/__init__.py").read_text(encoding="utf-8")
+)[1]
 
 setup(
     name="ddgan",
     version=VERSION,
     description="Few-step generative models: Denoising Diffusion GANs and SPI-GAN",
-    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8")
+    if (ROOT / "README.md").exists()
+    else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",

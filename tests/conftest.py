@@ -1,3 +1,5 @@
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import importlib.util
 import os
 import subprocess

@@ -3,12 +3,14 @@
 docs/benchmarks.md has the numbers.
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import json
 from pathlib import Path
 
 import torch
-from benchmarks import data, density, device_name, ops, options, runner, training
+from benchmarks import busy, data, density, device_name, ops, options, runner, training
 
 from ddgan.utils.cli import add_options, at_least, running
 
@@ -18,6 +20,7 @@ COMMANDS = {
     "sample": (training.add_sample_options, training.sample),
     "options": (options.add_options, options.run),
     "runner": (runner.add_options, runner.run),
+    "busy": (busy.add_options, busy.run),
     "data": (data.add_options, data.run),
     "density": (density.add_options, density.run),
 }
@@ -44,7 +47,7 @@ def main() -> None:
         record = {"device": device, "torch": torch.__version__, "threads": args.threads}
         record |= args.run(args)
         if args.json:
-            args.json.write_text(json.dumps(record, indent=1) + "\n")
+            args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
         --out ddgan_cifar10.safetensors
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """A web page to paint on: ``python tools/demo.py CHECKPOINT``."""
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Images from strokes: ``python tools/edit.py CHECKPOINT STROKES.png --out DIR``."""
 
+import ddgan.utils.threads
+
 import argparse
 import json
 import time
@@ -115,7 +117,7 @@ def save(
         "seconds": round(seconds, 3),
         "ddgan": ddgan.__version__,
     }
-    (out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

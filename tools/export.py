@@ -6,6 +6,8 @@ The same weights, sampled differently::
         --cfg-options model.sampler=ddim model.sampling_steps=50
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 Trains the classifier if it is not in the cache, and prints a JSON record.
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import json
 

@@ -3,6 +3,8 @@
 python tools/neighbours.py CHECKPOINT --out neighbours.png
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import json
 from pathlib import Path
@@ -159,7 +161,9 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image(samples, data, found)).save(args.out)
         details = args.out.with_suffix(".json")
-        details.write_text(json.dumps(record(args, data, extractor, found), indent=2) + "\n")
+        details.write_text(
+            json.dumps(record(args, data, extractor, found), indent=2) + "\n", encoding="utf-8"
+        )
         print(f"samples (left) and their {args.k} nearest training images are in {args.out}")
         print(f"indices and distances are in {details}")
 

@@ -3,6 +3,8 @@
 ``python tools/prepare_data.py images/ data/faces256.zip --size 256``
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import os
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The papers' tables with this project's rows: ``python tools/report.py work_dirs --out R.md``."""
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +85,7 @@ def main() -> None:
         image = out.with_name("quality_time.png")
         draw("quality-time", measured, "fid", image)
         sections.insert(0, f"# Results\n\n![Quality against time]({image.name})\n")
-        out.write_text("\n".join(sections))
+        out.write_text("\n".join(sections), encoding="utf-8")
         print(f"wrote {out} and {image}, from {len(measured)} checkpoints")
 
 

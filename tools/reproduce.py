@@ -3,6 +3,8 @@
 What is done is skipped and what was interrupted continues. ``--list`` shows all experiments.
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import shlex
 import sys

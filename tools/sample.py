@@ -1,5 +1,7 @@
 """Draw samples: ``python tools/sample.py CHECKPOINT --num 64 --out samples.png``."""
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 
 from ddgan.apis import auto_batch_size, load_model

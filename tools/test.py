@@ -1,5 +1,7 @@
 """Score a model: ``python tools/test.py work_dirs/quickstart/iter_3000.pth --metric modes``."""
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 from typing import Any

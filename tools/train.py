@@ -3,6 +3,8 @@
 On SIGTERM or SIGUSR1 a run saves a checkpoint and exits with 75; start it again with --resume.
 """
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Draw figures of runs and models: ``python tools/visualize.py curves work_dirs/quickstart``."""
 
+import ddgan.utils.threads  # noqa: F401, before torch
+
 import argparse
 from pathlib import Path
 

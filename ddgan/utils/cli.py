@@ -117,8 +117,12 @@ def running(args: argparse.Namespace) -> Iterator[None]:
 def user_errors() -> Iterator[None]:
     """Print the message of an error that the user can mend, without a traceback, and exit with 1.
 
-    With DDGAN_TRACEBACK=1 in the environment, the traceback is printed as well.
+    With DDGAN_TRACEBACK=1 in the environment, the traceback is printed as well. Characters that a
+    terminal's or file's encoding lacks are printed as escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except USER_ERRORS as error:

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,19 @@ def test_the_tool_writes_tables_and_figure(tmp_path, call_tool):
     image = np.asarray(Image.open(tmp_path / "quality_time.png").convert("RGB")).reshape(-1, 3)
     # The measured point is drawn in its own colour.
     assert (image == (0xD1, 0x49, 0x5B)).all(axis=1).sum() > 50
+
+
+def test_the_tool_writes_utf8_in_an_ascii_locale(tmp_path, start_tool, load_tool):
+    run = tmp_path / "run"
+    write(run, 10, "recall", {"recall": 0.5}, num=50_000, config="configs/ddgan_cifar10.py")
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, load_tool("report").__file__, run]
+    for options in ([], ["--out", tmp_path / "report.md"]):
+        process = start_tool([*command, *options], tmp_path, **ascii_locale)
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        assert "Traceback" not in output
+    assert "¹" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_tool_says_what_is_missing(tmp_path, call_tool):

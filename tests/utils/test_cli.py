@@ -1,10 +1,17 @@
 """What a user sees of an error."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from ddgan.errors import UserError
 from ddgan.utils.cli import user_errors
+
+ROOT = Path(__file__).parents[2]
 
 
 def said(capsys, error):
@@ -41,3 +48,18 @@ def test_a_worker_of_a_loader_is_quoted_without_its_traceback(capsys, monkeypatc
     with pytest.raises(SystemExit), user_errors():
         list(DataLoader(Failing(), num_workers=num_workers))
     assert capsys.readouterr().err == "error: image 7 is\nbroken: ValueError: bad\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_character_ends_a_program(encoding):
+    """Whatever the encoding of a terminal, and for names of files that are not UTF-8."""
+    code = (
+        "from ddgan.utils.cli import user_errors\nfrom ddgan.errors import UserError\n"
+        "with user_errors():\n print('0.25² → 图')\n print('\\udcff')\n raise UserError('图 wrong')"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert done.stdout.startswith(b"0.25")
+    assert done.stderr.endswith(b" wrong\n")
+    assert b"Traceback" not in done.stderr
