@@ -89,22 +89,6 @@ def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:
     return images, np.asarray(labels, dtype=np.int64)
 
 
-class _Array:
-    """Stands for a pickled uint8 array; no numpy object is built by the unpickler."""
-
-    def __init__(self, *_: object) -> None:
-        self.values = np.empty(0, dtype=np.uint8)
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _UInt8):
-            raise pickle.UnpicklingError("an array has no type")
-        # Python 2, which wrote the published files, had one type for bytes and text.
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        values = np.frombuffer(raw, dtype=np.uint8)
-        self.values = values.reshape(shape, order="F" if fortran else "C")
-
-
 class _UInt8:
     """Stands for a pickled ``numpy.dtype``: only uint8 is accepted."""
 
@@ -116,30 +100,45 @@ class _UInt8:
         pass  # byte order and alignment: nothing to know for bytes
 
 
-class _Latin1(bytes):
-    """Stands for ``_codecs.encode``, with which Python 3 writes bytes in old protocols."""
+class _Array:
+    """Stands for a pickled uint8 array; no numpy object is built by the unpickler."""
 
-    def __new__(cls, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
-        return text.encode("latin1")
+    values = np.empty(0, dtype=np.uint8)
 
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("bytes have no state")
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _UInt8):
+            raise pickle.UnpicklingError("an array has no type")
+        # Python 2, which wrote the published files, had one type for bytes and text.
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        values = np.frombuffer(raw, dtype=np.uint8)
+        self.values = values.reshape(shape, order="F" if fortran else "C")
 
 
-def _array_of(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
+def _from_buffer(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", raw))
     return array
 
 
-# Classes with __setstate__, which a pickle cannot alter, as it could a function.
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
+    return text.encode("latin1")
+
+
+# Only these names may a batch refer to.
 _STANDINS: dict[str, Callable] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _UInt8,
-    "_codecs.encode": _Latin1,
-    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _from_buffer,
+    "_codecs.encode": _latin1,
 }
 
 
@@ -154,8 +153,6 @@ class _BatchUnpickler(pickle._Unpickler):
         super().__init__(io.BytesIO(content), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Callable:
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return lambda *arguments: _array_of(*arguments)
         if f"{module}.{name}" not in _STANDINS:
             raise pickle.UnpicklingError(
                 f"it refers to {module}.{name}, which no CIFAR-10 file contains; "

@@ -140,19 +140,14 @@ class ImageDataset(Dataset, ABC):
             candidate = (index + step) % len(self)
             if self._unreadable[candidate]:
                 continue
-            x = self._load_or_report(candidate)
-            if x is not None:
-                item = {"x": x, "index": candidate}
-                label = self.label(candidate)
-                return item if label is None else {**item, "label": label}
+            try:
+                item = {"x": self.image(candidate), "index": candidate}
+            except (UnreadableError, MisfitError) as error:
+                self._report(candidate, error)
+                continue
+            label = self.label(candidate)
+            return item if label is None else {**item, "label": label}
         raise self._too_many()
-
-    def _load_or_report(self, index: int) -> Tensor | None:
-        try:
-            return self.image(index)
-        except (UnreadableError, MisfitError) as error:
-            self._report(index, error)
-            return None
 
     def image(self, index: int) -> Tensor:
         """The image itself, uint8 (C, H, W), with no other in its place.
@@ -224,16 +219,14 @@ class ImageDataset(Dataset, ABC):
     def _too_many(self) -> TooManyUnreadableError:
         names = self.unreadable
         listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        limit = (
-            ""
-            if self.max_unreadable is None
-            else f"max_unreadable={self.max_unreadable} allows or "
-        )
+        allowed = ""
+        if self.max_unreadable is not None and len(names) > self.max_unreadable:
+            allowed = f", more than max_unreadable={self.max_unreadable} allows"
         return TooManyUnreadableError(
-            f"{self.name}: {len(names)} of {len(self)} images are unreadable, more than {limit}all "
-            f"there are: {listed}. The first reason: {self._reason or 'in the log'}. The log has "
-            "the others; repair or remove them, or raise max_unreadable"
+            f"{self.name}: {len(names)} of {len(self)} images are unreadable{allowed}: {listed}. "
+            f"The first reason: {self._reason or 'in the log'}. Repair or remove them, or raise "
+            "max_unreadable"
         )
 
     def _log(self, text: str) -> None:
-        print_log(text, logger="current", level=logging.WARNING)
+        print_log(text, "current", logging.WARNING)

@@ -67,4 +67,4 @@ def labels_json(labels: list[list]) -> str:
 
 
 def _warn(text: str) -> None:
-    print_log(text, logger="current", level=logging.WARNING)
+    print_log(text, "current", logging.WARNING)

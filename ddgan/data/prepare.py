@@ -25,6 +25,7 @@ from ddgan.data.images import ImageDataset
 from ddgan.data.labels import Entries
 from ddgan.data.lmdb_images import ImageLMDB, encode_for_lmdb, write_lmdb
 from ddgan.data.memmap import ImageMemmap, encode_for_memmap, labels_path, write_memmap
+from ddgan.data.storage import StorageError
 from ddgan.data.workers import reader_context
 from ddgan.data.zip_images import ImageZip, write_zip
 from ddgan.errors import UserError
@@ -181,7 +182,7 @@ def _finish(
         form.write(final, _entries(shards, good, advance), len(good), shape, size)
     try:
         _verify(form.open(final, shape[0]), good, progress, workers)
-    except _WorkerDiedError:
+    except (_WorkerDiedError, StorageError):
         raise
     except UserError:
         # One of the stored parts is not what it was: none of them is to be used again.
@@ -220,14 +221,16 @@ def _publish(form: Format, final: Path, destination: Path) -> None:
 
 
 class _Step(Dataset, ABC):
-    """Work on one shard per item; an item is (number of images done, message of an error)."""
+    """Work on one shard per item; an item is (number of images done, error)."""
 
-    def __getitem__(self, number: int) -> tuple[int, str | None]:
-        # An exception that crosses processes would arrive as the text of its traceback.
+    def __getitem__(self, number: int) -> tuple[int, UserError | None]:
+        # An exception that a worker raises would arrive as the text of its traceback.
         try:
             return self.work(number), None
+        except StorageError as error:
+            return 0, error
         except (UserError, OSError, ValueError) as error:
-            return 0, f"{error}"
+            return 0, UserError(str(error))
 
     @abstractmethod
     def work(self, number: int) -> int:
@@ -284,7 +287,7 @@ def _run(step: _Step, numbers: list[int] | range, workers: int, advance: Callabl
     try:
         for count, error in loader:
             if error is not None:
-                raise UserError(error)
+                raise error
             advance(count)
     except RuntimeError as error:
         raise _WorkerDiedError(

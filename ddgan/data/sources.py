@@ -17,6 +17,7 @@ from ddgan.data.lmdb_images import ImageLMDB
 from ddgan.data.memmap import ImageMemmap
 from ddgan.data.mnist import has_mnist_files, load_mnist_images
 from ddgan.data.stacked import StackedMNIST
+from ddgan.data.storage import PatientFile
 from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import ImageZip
 from ddgan.errors import UserError
@@ -103,7 +104,7 @@ def _kind(path: Path) -> type[ImageDataset]:
         raise UserError(f"{path} does not exist; name a folder, zip file or LMDB of images")
     if path.suffix in (".lmdb", ".mdb"):
         return ImageLMDB
-    if path.suffix == ".zip" or zipfile.is_zipfile(path):
+    if path.suffix == ".zip" or zipfile.is_zipfile(PatientFile(path)):
         return ImageZip
     raise UserError(
         f"{path} is neither a folder nor a zip, LMDB or .npy file of images; unpack it if it is "

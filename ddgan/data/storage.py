@@ -1,6 +1,7 @@
 """Reading from storage that may be away for a while, which says nothing about the data on it."""
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,38 +30,29 @@ def patiently(read: Callable[[], _T], path: str | Path) -> _T:
     The environment variable DDGAN_STORAGE_PATIENCE says for how many seconds (default 60, of
     denied permissions at most 5). Raises StorageError, which names ``path``, after that.
     """
-    wait, start = _FIRST_WAIT, None
+    name, wait, start = printable(path), _FIRST_WAIT, None
     while True:
         try:
             result = read()
         except OSError as error:
-            now = time.monotonic()
-            if start is None:
-                start = now
-            patience = _patience(error)
-            if now - start + wait > patience:
+            start = start or time.monotonic()
+            reason, patience = error.strerror or str(error), _patience(error)
+            waited = time.monotonic() - start
+            if waited + wait > patience:
                 raise StorageError(
-                    f"{printable(path)} cannot be read ({error.strerror or error}), also after "
-                    f"waiting for {now - start:.0f} s: the storage is away or access to it is "
-                    "denied. When it is back, the same command goes on from what was done; "
-                    "DDGAN_STORAGE_PATIENCE=SECONDS waits longer"
+                    f"{name} cannot be read ({reason}), also after waiting for {waited:.0f} s: the "
+                    "storage is away or access to it is denied. When it is back, the same command "
+                    "goes on from what was done; DDGAN_STORAGE_PATIENCE=SECONDS waits longer"
                 ) from None
             if wait == _FIRST_WAIT:
-                print_log(
-                    f"{printable(path)} cannot be read ({error.strerror or error}): waiting up to "
-                    f"{patience:g} s for the storage",
-                    logger="current",
-                    level=30,
-                )
+                text = f"{name} cannot be read ({reason}): waiting up to {patience:g} s"
+                print_log(text, "current", logging.WARNING)
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
         else:
             if start is not None:
-                print_log(
-                    f"{printable(path)} can be read again, after {time.monotonic() - start:.1f} s",
-                    logger="current",
-                    level=30,
-                )
+                text = f"{name} can be read again, after {time.monotonic() - start:.1f} s"
+                print_log(text, "current", logging.WARNING)
             return result
 
 
@@ -136,7 +128,7 @@ class PatientFile:
         """Set the position as ``io.IOBase.seek`` does."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if start + offset < 0:
-            raise ValueError(f"negative position {start + offset}")
+            raise OSError(errno.EINVAL, f"negative position {start + offset}")
         self._position = start + offset
         return self._position
 

@@ -104,7 +104,7 @@ def test_too_many_unreadable_stop_with_a_summary(tmp_path, make):
         files[f"{i:02d}.png"] = b"\x89PNG broken"
     data = make(path, files)(path, max_unreadable=2)
     assert [data[i]["index"] for i in (0, 1, 2, 3)] == [0, 2, 2, 4]
-    with pytest.raises(TooManyUnreadableError, match=r"3 of 20 .*01.png.*03.png.*06.png.*repair"):
+    with pytest.raises(TooManyUnreadableError, match=r"3 of 20 .*01.png.*03.png.*06.png.*Repair"):
         data[6]
     with pytest.raises(TooManyUnreadableError, match="2 of 2 images are unreadable"):
         make(tmp_path / "none", {"00.png": b"x", "01.png": b"y"})(tmp_path / "none")

@@ -15,7 +15,7 @@ import torch
 from image_stores import images, make_folder, make_lmdb, make_zip, values_of
 from torch.utils.data import DataLoader
 
-from ddgan.data import ImageMemmap, prepare, storage
+from ddgan.data import ImageMemmap, ImageZip, prepare, storage
 from ddgan.data.sources import open_source
 from ddgan.data.storage import PatientFile, StorageError, patiently, read_file
 from ddgan.errors import UserError
@@ -187,6 +187,16 @@ def test_prepare_goes_on_after_an_outage(tmp_path, call_tool, monkeypatch, worke
     record = json.loads((tmp_path / "made.zip.json").read_text())
     assert (record["count"], record["skipped"]) == (20, [])
     assert "8 were there from before" in output
+
+
+def test_an_outage_while_verifying_costs_no_work(tmp_path, monkeypatch):
+    source = make("folder", tmp_path / "data")
+    arguments = (source, tmp_path / "made.zip", "zip", lambda *_: nullcontext(lambda n: None))
+    with monkeypatch.context() as broken:
+        broken.setattr(ImageZip, "_decode", lambda *_: patiently(failing(errno.EIO, 10**9), "z"))
+        with pytest.raises(StorageError, match="storage is away"):
+            prepare.prepare(*arguments)
+    assert prepare.prepare(*arguments).resumed == 20
 
 
 def test_the_tool_ends_with_one_line(tmp_path, call_tool, monkeypatch):

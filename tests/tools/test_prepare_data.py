@@ -171,17 +171,21 @@ def test_broken_images_are_named_and_left_out(tmp_path, call_tool):
     (tmp_path / "in" / "0" / "0003.png").write_bytes(b"")
     (tmp_path / "in" / "2" / "0005.png").write_bytes(encoded(values_of(5))[:-50])
     (tmp_path / "in" / "2" / "bomb.png").write_bytes(bomb())
+    (tmp_path / "in" / "2" / "c.heic").write_bytes(b"x")
     made = tmp_path / "made.zip"
     status, output = call_tool("prepare_data", tmp_path / "in", made, "--workers", 2)
     assert status == 0
     assert "takes its place" not in output
     assert "left out, unreadable: 3" in output
+    assert "left out: 1 .heic files (2/c.heic)" in output
     for name in ("0/0003.png", "2/0005.png", "2/bomb.png"):
         assert name in output
     assert "9000x9000 is over the limit" in output
     assert len(ImageZip(made)) == 18
     assert "in 0/" not in output
-    skipped = json.loads((tmp_path / "made.zip.json").read_text())["skipped"]
+    record = json.loads((tmp_path / "made.zip.json").read_text())
+    assert record["left_out"] == {".heic files": ["2/c.heic"]}
+    skipped = record["skipped"]
     assert [os.path.basename(name) for name, _ in skipped] == ["0003.png", "0005.png", "bomb.png"]
     # A second call finds it done, and says the same.
     again = call_tool("prepare_data", tmp_path / "in", made)[1]
