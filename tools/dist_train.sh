@@ -2,7 +2,7 @@
 # Train on GPUS processes of this machine: bash tools/dist_train.sh CONFIG GPUS [train.py's options]
 # On several machines, run it on each with NNODES, NODE_RANK and MASTER_ADDR set.
 #
-# SIGTERM and SIGUSR1 are passed on to the processes. The exit status is theirs: 75 means that the
+# SIGTERM, SIGUSR1 and SIGHUP are passed on to the processes. The exit status is theirs: 75 means that the
 # run saved a checkpoint after such a signal; start it again with --resume. torchrun can start
 # tools/train.py too, but turns every status into 1 and leaves 30 seconds for a checkpoint.
 set -euo pipefail
@@ -26,7 +26,7 @@ tell() {
     signalled=1
     kill -s "$1" "${processes[@]}" 2>/dev/null || true
 }
-trap 'tell USR1' TERM USR1
+trap 'tell USR1' TERM USR1 HUP
 trap 'tell KILL; exit 130' INT
 
 for ((i = 0; i < gpus; i++)); do

@@ -12,7 +12,7 @@ if [ "${1:-}" = --in-job ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
         resume=(--resume)
     fi
-    trap : TERM USR1 # They are for the processes; this script is to see how these end.
+    trap : TERM USR1 HUP # They are for the processes; this script is to see how these end.
     srun --kill-on-bad-exit=1 python -u "$@" --launcher slurm "${resume[@]}" &
     while kill -0 $! 2>/dev/null; do
         wait $! || true

@@ -1,6 +1,6 @@
 """Train a model from a config: ``python tools/train.py configs/ddgan_stackeddigits.py``.
 
-On SIGTERM or SIGUSR1 a run saves a checkpoint and exits with 75; start it again with --resume.
+On SIGTERM, SIGUSR1 or SIGHUP a run saves a checkpoint and exits with 75; --resume continues it.
 """
 
 import ddgan.utils.threads  # noqa: F401, before torch

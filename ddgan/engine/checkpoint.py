@@ -1,8 +1,10 @@
 """Files of weights: training checkpoints that survive a crash, and small safe release files."""
 
+import errno
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ LAST_CHECKPOINT = "last_checkpoint"
 # A checkpoint ends with the digest of everything before it, as the comment of its zip archive.
 _DIGEST = b"sha256:"
 _COMMENT_SIZE = len(_DIGEST) + 64
+# What a network file system answers while its server is away.
+_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV)
 _NAME = re.compile(r"iter_(\d+)\.pth")
 # The settings that results depend on; the others say where a run is and what it reports.
 _COMPUTED = (
@@ -48,17 +52,39 @@ def remove_left_overs(folder: str | Path) -> None:
 
 
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
-    """Write a training checkpoint atomically; raises CheckpointError if it cannot be written."""
+    """Write a training checkpoint atomically.
+
+    Storage that is away is waited for, up to DDGAN_STORAGE_PATIENCE seconds (60). Raises
+    CheckpointError if the file cannot be written.
+    """
     path = Path(path)
     content = {"format": CHECKPOINT_FORMAT, **payload}
+    wait = 0.5
+    deadline = time.monotonic() + float(os.environ.get("DDGAN_STORAGE_PATIENCE") or 60)
+    while True:
+        try:
+            write_atomically(path, lambda temporary: _save_sealed(content, temporary))
+            return
+        except (OSError, RuntimeError) as error:
+            # torch reports a failed write as a RuntimeError of its archive writer.
+            if not _storage_is_away(error, path.parent) or time.monotonic() + wait > deadline:
+                raise CheckpointError(
+                    f"checkpoint {path} could not be written ({error}); free space or fix the "
+                    "permissions of its folder, then resume: earlier checkpoints are untouched"
+                ) from error
+            print_log(f"{path} could not be written ({error}): trying again", "current", 30)
+        time.sleep(wait)
+        wait = min(2 * wait, 10)
+
+
+def _storage_is_away(error: OSError | RuntimeError, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _AWAY
     try:
-        write_atomically(path, lambda temporary: _save_sealed(content, temporary))
-    except (OSError, RuntimeError) as error:
-        # torch reports a failed write as a RuntimeError of its archive writer.
-        raise CheckpointError(
-            f"checkpoint {path} could not be written ({error}); free space or fix the permissions "
-            "of its folder, then resume: earlier checkpoints are untouched"
-        ) from error
+        folder.stat()
+    except OSError as reason:
+        return reason.errno in _AWAY
+    return False
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

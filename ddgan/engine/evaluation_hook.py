@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ddgan.engine.checkpoint import LAST_CHECKPOINT
-from ddgan.engine.hooks import at_least_one, is_due
+from ddgan.engine.hooks import at_least_one, failures_reported, is_due
 from ddgan.errors import ConfigError
 from ddgan.evaluation.evaluator import (
     EvaluationOptions,
@@ -37,7 +37,7 @@ class EvaluateMetrics(Hook):
     of which they do not. ``num`` replaces the metrics' own numbers of samples.
     """
 
-    priority = "LOW"
+    priority = "LOWEST"  # after the checkpoint, which must not depend on it
 
     def __init__(
         self,
@@ -93,9 +93,10 @@ class EvaluateMetrics(Hook):
             return
         self._due = False
         results: dict[str, Result] = {}
-        self._evaluator.run(runner.model, results.__setitem__)
-        if is_main_process():
-            self._publish(runner, done, results)
+        with failures_reported(runner, "Evaluation"):
+            self._evaluator.run(runner.model, results.__setitem__)
+            if is_main_process():
+                self._publish(runner, done, results)
 
     def _publish(self, runner: Runner, done: int, results: dict[str, Result]) -> None:
         scalars: dict[str, float] = {}

@@ -1,6 +1,9 @@
 """Hooks around iterations: the log, checkpoints, images, and a check that replicas are equal."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from ddgan.engine.optim import PrecisionOptimWrapper
 from ddgan.errors import TrainingError
 from ddgan.registry import HOOKS
 from ddgan.utils.device import peak_memory
+from ddgan.utils.distributed import is_lost_process
 from ddgan.visualization import save_samples
 
 
@@ -129,7 +133,8 @@ class TrainingLog(Hook):
             if getattr(wrapper, "grad_norm", None) is not None
         }
         rates = {f"{name}_lr": lr for name, lr in _learning_rates(runner).items()}
-        runner.visualizer.add_scalars({**means, **norms, **rates, **speed}, step=done)
+        with failures_reported(runner, "Writing curves"):
+            runner.visualizer.add_scalars({**means, **norms, **rates, **speed}, step=done)
         eta = timedelta(seconds=int(seconds * (loop.max_iters - done)))
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         runner.logger.info(
@@ -168,6 +173,26 @@ def _diverged(runner: Runner, what: str) -> TrainingError:
             f"elsewhere, --cfg-options load_from={good}) and {advice}"
         )
     return TrainingError(f"{what} at iteration {runner.iter + 1}; {advice}")
+
+
+@contextmanager
+def failures_reported(runner: Runner, what: str) -> Iterator[None]:
+    """Log an error of ``what`` instead of ending the run, which needs no result of it.
+
+    TrainingError and the loss of another process are raised, since training cannot go on.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        if is_lost_process(error):
+            raise
+        runner.logger.error(
+            f"{what} failed at iteration {runner.iter + 1}, and training goes on: "
+            f"{type(error).__name__}: {error}",
+            exc_info=os.environ.get("DDGAN_TRACEBACK") == "1",
+        )
 
 
 def is_due(runner: Runner, done: int, interval: int) -> bool:
@@ -221,15 +246,25 @@ class AtomicCheckpoint(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         """Save where it is due."""
-        done, loop = batch_idx + 1, runner.train_loop
-        self._due |= loop.preempted or is_due(runner, done, self.interval)
-        if not (self._due and is_main_process() and loop.window_ended):
+        done = batch_idx + 1
+        self._due |= runner.train_loop.preempted or is_due(runner, done, self.interval)
+        if self._due:
+            self._save(runner, done)
+
+    def before_failure(self, runner: Runner) -> None:
+        """Save the last iteration, if it is not saved yet; called between two iterations."""
+        done = runner.iter
+        if done and not (Path(runner.work_dir) / f"iter_{done}.pth").exists():
+            self._save(runner, done)
+
+    def _save(self, runner: Runner, done: int) -> None:
+        if not (is_main_process() and runner.train_loop.window_ended):
             return
         if any(wrapper.skips.read()[1] for _, wrapper in _skipping(runner)):
             return
         self._due = False
         path = Path(runner.work_dir) / f"iter_{done}.pth"
-        runner.save_training_state(path)
+        runner.save_training_state(path, done)
         runner.logger.info(f"Saved {path}")
         if self.max_keep_ckpts > 0:
             # Those beyond this one, if a run went on from an earlier one, are not for us to judge.
@@ -247,7 +282,7 @@ class SampleImages(Hook):
     or a scatter plot of points.
     """
 
-    priority = "LOW"
+    priority = "LOWEST"  # after the checkpoint, which must not depend on it
 
     def __init__(self, interval: int = 1000, num: int = 64, seed: int = 0):
         self.interval = at_least_one("SampleImages: interval", interval)
@@ -261,10 +296,11 @@ class SampleImages(Hook):
         done = batch_idx + 1
         if not is_main_process() or not is_due(runner, done, self.interval):
             return
-        samples = runner.model.sample(self.num, seed=self.seed)
-        path = Path(runner.work_dir) / "samples" / f"iter_{done}.png"
-        image = save_samples(samples, path)
-        runner.visualizer.add_image("samples", image, step=done)
+        with failures_reported(runner, "Drawing samples"):
+            samples = runner.model.sample(self.num, seed=self.seed)
+            path = Path(runner.work_dir) / "samples" / f"iter_{done}.png"
+            image = save_samples(samples, path)
+            runner.visualizer.add_image("samples", image, step=done)
 
 
 @HOOKS.register_module()

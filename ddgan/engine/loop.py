@@ -17,6 +17,7 @@ from ddgan.errors import TrainingError
 from ddgan.models.base import check_shapes
 from ddgan.models.rng import seed_default_generators
 from ddgan.registry import LOOPS
+from ddgan.utils.device import memory_errors_named
 from ddgan.utils.distributed import DEFAULT_TIMEOUT
 
 _MAX_DEAD_WORKERS = 3
@@ -97,7 +98,7 @@ class TrainLoop(BaseLoop):
         runner.model.train()
         batches = self._batches()
         while self.iter < self.max_iters:
-            self.run_iter(next(batches))
+            self.run_iter(self._read(batches))
             if self.preempted and self.window_ended:
                 break
         self.preempted &= self.iter < self.max_iters
@@ -110,11 +111,20 @@ class TrainLoop(BaseLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
 
+    def _read(self, batches: Iterator[dict]) -> dict:
+        """The next batch; when there is none to be had, what was trained is saved first."""
+        try:
+            return next(batches)
+        except Exception:
+            self.runner.call_hook("before_failure")
+            raise
+
     def run_iter(self, batch: dict) -> None:
         """Make one iteration."""
         self.runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=batch)
         seed_iteration(self.runner.seed, self.iter, self.runner.device)
-        outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+        with memory_errors_named(self.dataloader.batch_size, "train_dataloader.batch_size"):
+            outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.samples_seen += self.global_batch_size
         self.preempted |= self._stop.agreed()
         self.runner.call_hook(

@@ -11,7 +11,7 @@ from ddgan.utils.distributed import control_group
 
 # sysexits.h: a temporary failure, the same command is to be tried again later.
 PREEMPTED_STATUS = 75
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequest:
@@ -30,10 +30,15 @@ class StopRequest:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Take SIGTERM and SIGUSR1 as requests; only the main thread of a process can."""
+        """Take SIGTERM, SIGUSR1 and SIGHUP as requests; only the main thread of a process can.
+
+        One that is ignored, as ``nohup`` has SIGHUP, stays so.
+        """
         previous = {}
         try:
             for number in _SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 previous[number] = signal.signal(number, self._ask)
         except ValueError:  # In another thread, whoever started it has to deal with signals.
             previous = {}

@@ -69,7 +69,7 @@ class Runner(MMRunner):
             self._timestamp += f"_{count}"
 
     def train(self) -> nn.Module:
-        """Train and return the model; raises ConfigError if another run uses the folder."""
+        """Train and return the model; raises UserError if another run uses the folder."""
         with (
             lock(Path(self.work_dir) / "run.lock", str(self.work_dir))
             if self.rank == 0
@@ -112,12 +112,15 @@ class Runner(MMRunner):
             if hook is not None:
                 self.register_hook(hook)
 
-    def save_training_state(self, path: Path) -> None:
-        """Write all that training needs to go on, from this process, atomically."""
+    def save_training_state(self, path: Path, iteration: int | None = None) -> None:
+        """Write everything that training needs to go on, from this process, atomically.
+
+        ``iteration`` is the number of finished iterations; by default the current one is finished.
+        """
         loop = self.train_loop
         payload = {
             "meta": {
-                "iter": loop.iter + 1,
+                "iter": loop.iter + 1 if iteration is None else iteration,
                 "samples_seen": loop.samples_seen,
                 "seed": self.seed,
                 "world_size": self.world_size,

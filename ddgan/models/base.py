@@ -17,6 +17,7 @@ from ddgan.errors import ConfigError
 from ddgan.models.ema import ExponentialMovingAverage
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
+from ddgan.utils.device import memory_errors_named
 
 DEFAULT_BATCH_SIZE = 100
 
@@ -163,7 +164,8 @@ class GenerativeModel(nn.Module, ABC):
             for start in range(first_index, first_index + n, size):
                 stop = min(start + size, first_index + n)
                 indices = torch.arange(start, stop, device=self.device)
-                batches.append(self.to_output(draw(SampleNoise(seed, indices), generator)))
+                with memory_errors_named(len(indices), "batch size"):
+                    batches.append(self.to_output(draw(SampleNoise(seed, indices), generator)))
                 if progress is not None:
                     progress(stop - start)
         return torch.cat(batches) if batches else self.empty_output()

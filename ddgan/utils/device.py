@@ -4,7 +4,10 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddgan.errors import UserError
 
 # Parameters of mallopt in glibc's malloc.h; their values are C ints.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -46,7 +51,59 @@ def available_memory(device: torch.device) -> int:
     """The bytes that can still be allocated on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = [os.sysconf("SC_AVPHYS_PAGES") * page, *_cgroup_memory()]
+    used = int(_read("/proc/self/statm").partition(" ")[0] or 0) * page
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit - used)
+    return max(0, min(free))
+
+
+def _cgroup_memory(root: str = "/sys/fs/cgroup") -> Iterator[int]:
+    """The bytes that the process's control groups still allow, of version 2 and of version 1."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        limit, used = (
+            ("memory.max", "memory.current")
+            if not controllers
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        top = Path(root, controllers)
+        # In a container, the path is the host's and its own group is the top.
+        folder = top / path.lstrip("/")
+        for group in [folder, *folder.parents]:
+            most, taken = _read(group / limit).strip(), _read(group / used).strip()
+            if most.isdigit() and taken.isdigit():
+                yield int(most) - int(taken)
+            if group == top:
+                break
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def memory_errors_named(batch_size: int, option: str) -> Iterator[None]:
+    """Turn running out of memory into a UserError that names the batch size and its option."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        texts = ("can't allocate memory", "out of memory", "not enough memory")
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            text in str(error) for text in texts
+        ):
+            raise
+        raise UserError(
+            f"a batch of {batch_size} does not fit into memory; choose a lower {option}, or raise "
+            f"the limit of memory ({(str(error).splitlines() or ['MemoryError'])[0][:200]})"
+        ) from None
 
 
 class _OutputBytes(TorchDispatchMode):

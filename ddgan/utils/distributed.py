@@ -87,19 +87,25 @@ def control_group(timeout: int) -> dist.ProcessGroup | None:
     return dist.new_group(timeout=datetime.timedelta(seconds=timeout), backend="gloo")
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error says that another process of the run has ended or hangs."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)
+
+
 @contextmanager
 def lost_processes_named() -> Iterator[None]:
     """Turn errors of messages between processes into a TrainingError that a person can read."""
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, dist.DistError) and not any(s in text for s in _LOST):
+        if not is_lost_process(error):
             raise
         raise TrainingError(
             f"process {dist.get_rank()} has lost another process of the run, which ended or hangs: "
             "look for the first error in the logs of the others. Start the run again with --resume "
-            f"({text.splitlines()[0]})"
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -19,6 +19,7 @@ from ddgan.errors import CheckpointError, UserError
 _CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # What file systems answer that do not offer a call at all.
+_LOST_WRITES = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP})
 
 
@@ -58,14 +59,17 @@ def is_temporary(path: Path) -> bool:
 
 def sync(path: Path) -> None:
     """Flush a file or a folder's entries to the disk, where the file system can."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        # A folder's entries are in place already; file systems refuse to flush them in many ways.
+        supported = error.errno in _LOST_WRITES if path.is_dir() else error.errno not in UNSUPPORTED
+        if supported:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def sha256(*parts: bytes | memoryview) -> str:
