@@ -9,6 +9,7 @@ import torch
 import torch.utils.data
 from mmengine.hooks import Hook
 
+from ddgan.data.storage import StorageError
 from ddgan.registry import HOOKS
 
 
@@ -69,6 +70,23 @@ class KillWorker(Hook):
             victim = multiprocessing.active_children()[0]
             os.kill(victim.pid, signal.SIGKILL)
             victim.join()
+
+
+@HOOKS.register_module()
+class LoseData(Hook):
+    """From iteration ``at`` on, the data cannot be read."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx + 2 == self.at:
+            runner.train_loop.dataloader.dataset.__class__ = Unreadable
+
+
+class Unreadable(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        raise StorageError("the storage is away")
 
 
 @HOOKS.register_module()

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from ddgan.engine.checkpoint import (
     save_checkpoint,
 )
 from ddgan.errors import CheckpointError
+from ddgan.utils import files as files_module
 
 
 def files(folder):
@@ -47,6 +49,26 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, error):
         save_checkpoint(path, {"a": torch.zeros(3)})
     assert files(tmp_path) == ["iter_1.pth"]
     assert torch.equal(read_checkpoint(path)["a"], torch.arange(3))
+
+
+def test_storage_that_is_away_is_waited_for(tmp_path, monkeypatch):
+    path, failures = tmp_path / "iter_1.pth", [OSError(errno.ESTALE, "Stale file handle")] * 2
+    replace = os.replace
+
+    def blink(*arguments):
+        if failures:
+            raise failures.pop()
+        replace(*arguments)
+
+    monkeypatch.setattr(files_module.os, "replace", blink)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    save_checkpoint(path, {"a": 1})
+    assert read_checkpoint(path)["a"] == 1
+    failures[:] = [OSError(errno.ESTALE, "Stale file handle")] * 100
+    monkeypatch.setenv("DDGAN_STORAGE_PATIENCE", "0")
+    with pytest.raises(CheckpointError, match=r"could not be written \(.*Stale"):
+        save_checkpoint(path, {"a": 2})
+    assert files(tmp_path) == ["iter_1.pth"]
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):

@@ -162,6 +162,30 @@ def test_readers_that_keep_dying_end_the_run(tmp_path, start_training):
     assert_one_message(result, "processes that read data died 4 times", "num_workers")
 
 
+def test_data_that_stay_away_end_the_run_with_a_checkpoint(tmp_path, start_training, trained):
+    folder = tmp_path / "run"
+    late = ("--work-dir", folder, "--cfg-options", "default_hooks.checkpoint.interval=1000")
+    result = start_training(faulty(tmp_path, LoseData={"at": 5}), *late).wait()
+    assert_one_message(result, "the storage is away")
+    assert checkpoints(folder) == ["iter_4.pth"]
+    status, output = start_training(POINTS, *late, "resume=True").wait()
+    assert status == 0, output
+    assert same_weights(folder, trained("points"), "iter_6.pth")
+
+
+def test_reports_that_fail_cost_nothing(tmp_path, start_training, trained):
+    """Samples and curves cannot be written; the checkpoint of the same iteration is."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "samples").touch()
+    config = faulty(tmp_path, SampleImages={"interval": 3, "num": 4})
+    status, output = start_training(config, "--work-dir", folder).wait()
+    assert status == 0, output
+    for done in (3, 6):
+        assert f"Drawing samples failed at iteration {done}, and training goes on" in output
+    assert same_weights(folder, trained("points"), "iter_6.pth")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("SIGKILL", "onnection"), ("SIGSTOP", "imed out")])
 def test_a_process_that_dies_or_hangs_stops_the_others(tmp_path, start_ranks, name, reason):
     folder = tmp_path / "run"

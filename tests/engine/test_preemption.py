@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from run_checks import checkpoints, faulty, same_weights
 
-from ddgan.engine.preemption import PREEMPTED_STATUS
+from ddgan.engine.preemption import PREEMPTED_STATUS, StopRequest
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "tests" / "configs" / "points.py"
 LATE = "default_hooks.checkpoint.interval=1000"
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, start_training, trained, name):
     folder = tmp_path / "run"
     options = ("--work-dir", folder, "--cfg-options", LATE)
@@ -28,6 +28,21 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, start_training, train
     status, output = start_training(POINTS, *options, "resume=True").wait()
     assert status == 0, output
     assert same_weights(folder, trained("points"), "iter_6.pth")
+
+
+def test_a_hangup_that_is_ignored_changes_nothing():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        request = StopRequest(10)
+        with request.listen():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not request.agreed()
+        with request.listen():
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert request.agreed()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_the_last_iteration_is_the_end(tmp_path, start_training, trained):
@@ -83,12 +98,13 @@ def wait_for(pattern, process):
     raise AssertionError("".join(lines))
 
 
-def test_the_launcher_passes_signals_and_statuses_on(tmp_path, start_tool, free_port):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_launcher_passes_signals_and_statuses_on(tmp_path, start_tool, free_port, number):
     command = ["bash", ROOT / "tools" / "dist_train.sh", POINTS, 2, "--device", "cpu"]
     options = ["work_dir=run", "train_cfg.max_iters=100000", "default_hooks.logger.interval=1"]
     process = start_tool([*command, "--cfg-options", *options], tmp_path, PORT=str(free_port()))
     wait_for(r"iter 2/100000", process)
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, number)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 75, output
     (done,) = re.findall(r"Asked to stop by a signal, after iteration (\d+)", output)
