@@ -65,7 +65,9 @@ def main() -> None:
             pipeline.append({"type": "Resize", "size": args.size, "resample": args.resample})
         square = args.size if args.crop == "centre" else None
         images = open_source(source, pipeline, square, args.channels, args.split, args.stacked)
-        print(f"{len(images)} images in {images.name}")
+        links = getattr(images, "num_links", 0)
+        followed = f", with {links} linked folder{'s' * (links > 1)}" if links else ""
+        print(f"{len(images)} images in {images.name}{followed}")
         made = prepare(images, destination, form, progress_bar, args.workers, args.limit)
         print(summary(made))
         if images.left_out is not None and images.left_out.names:

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -146,11 +148,18 @@ class _BatchUnpickler(pickle._Unpickler):
     """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else.
 
     The published digests make this needless; subsets and files that were packed again have none.
-    The public Unpickler, written in C, allocates gigabytes for a memo number that is damaged.
+    The public Unpickler, written in C, allocates gigabytes for a memo number that is damaged, and
+    this one would for the length of a bytearray.
     """
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="latin1")
+
+    def _load_bytearray(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
+    dispatch: ClassVar[dict] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
 
     def find_class(self, module: str, name: str) -> Callable:
         if f"{module}.{name}" not in _STANDINS:

@@ -45,7 +45,7 @@ class ImageFolder(ImageDataset):
             raise FileNotFoundError(
                 f"ImageFolder: {self.root} is not a folder{hint}; set root to your folder of images"
             )
-        self.paths, label_files, self.left_out = _walk(self.root)
+        self.paths, label_files, self.left_out, self.num_links = _walk(self.root)
         if not self.paths:
             raise ValueError(
                 f"ImageFolder: there are no images in {printable(self.root)} or below it, expected "
@@ -77,16 +77,18 @@ class ImageFolder(ImageDataset):
             yield str(self.labels)
 
 
-def _walk(root: Path) -> tuple[list[str], list[str], LeftOut]:
-    """The paths below ``root`` of images and of ``dataset.json`` files, and what is left out."""
+def _walk(root: Path) -> tuple[list[str], list[str], LeftOut, int]:
+    """Images and ``dataset.json`` files below ``root``, what is left out, and links followed."""
     images: list[str] = []
     labels: list[str] = []
     left_out = LeftOut()
+    num_links = 0
     seen: set[tuple[int, int]] = set()
     # Links last, so that a folder is read under its own name if it has one below the root.
     folders, links = deque([root]), deque()
     while folders or links:
-        folder = folders.popleft() if folders else links.popleft()
+        is_link = not folders
+        folder = links.popleft() if is_link else folders.popleft()
         name = folder.relative_to(root).as_posix()
         identity, entries = patiently(lambda folder=folder: _list(folder), folder)
         if identity in seen:
@@ -98,6 +100,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], LeftOut]:
                 raise StorageError(f"{printable(root)} may not be opened: its permissions deny it")
             left_out.add("folders that may not be opened", name)
             continue
+        num_links += is_link
         for entry in entries:
             path = Path(entry.path).relative_to(root).as_posix()
             kind = patiently(lambda entry=entry: _kind(entry), entry.path)
@@ -113,7 +116,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], LeftOut]:
                 images.append(path)
             else:
                 left_out.add_by_ending(path)
-    return sorted(images), labels, left_out
+    return sorted(images), labels, left_out, num_links
 
 
 def _list(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry] | None]:

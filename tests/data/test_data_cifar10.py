@@ -133,6 +133,7 @@ def test_malicious_pickle_executes_nothing(tmp_path, protocol):
         b"}.",
         b"\x80\x02}(U\x04data",
         b"]r\xff\xff\xff\x7f.",  # the memo entry 2**31 - 1
+        b"\x80\x05\x96" + bytes([0, 0, 0, 0, 64, 0, 0, 0]) + b".",  # a bytearray of 2**38 bytes
     ],
 )
 def test_other_content_is_refused(tmp_path, payload):

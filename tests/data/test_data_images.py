@@ -339,7 +339,7 @@ def test_linked_folders_are_read_once(tmp_path, log):
     (root / "b" / "up").symlink_to(root)
     (root / "twice").symlink_to(root / "b")
     data = ImageFolder(root)
-    assert data.paths == ["a/00.png", "b/01.png"]
+    assert (data.paths, data.num_links) == (["a/00.png", "b/01.png"], 1)
     assert "2 linked folders that are read already (twice, ...)" in log[0]
 
 
