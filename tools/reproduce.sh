@@ -9,6 +9,6 @@ if [[ " $* " != *" --small "* && " $* " != *" --list "* ]] &&
         2>/dev/null; then
     echo "Installing what the metrics of images need (once)"
     python -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock \
-        torch==2.13.0 torchvision==0.28.0 torch-fidelity timm
+        torch torchvision torch-fidelity timm
 fi
 exec python tools/reproduce.py "$@"

@@ -345,6 +345,24 @@ def test_mistakes_end_with_one_message(tmp_path, call_tool, monkeypatch):
     assert not list(tmp_path.rglob("*.pth"))
 
 
+@pytest.mark.parametrize(("arguments", "installs"), [("x", True), ("x --small", False)])
+def test_the_script_installs_what_metrics_need(tmp_path, arguments, installs):
+    """With a stand-in for Python that writes down what it is asked for."""
+    (tmp_path / "tools").mkdir()
+    script = tmp_path / "tools" / "reproduce.sh"
+    script.write_text((ROOT / "tools" / "reproduce.sh").read_text())
+    (tmp_path / "tools" / "setup_env.sh").write_text(f'PATH="{tmp_path}:$PATH"\n')
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ "$1" != -c ]\n')
+    python.chmod(0o755)
+    subprocess.run(["bash", script, *arguments.split()], check=True)
+    *before, last = (tmp_path / "calls").read_text().splitlines()
+    assert last == f"tools/reproduce.py {arguments}"
+    assert (
+        any("pip install" in call and "torch-fidelity timm" in call for call in before) == installs
+    )
+
+
 def test_the_list_shows_every_experiment(call_tool):
     status, output = call_tool("reproduce", "--list")
     assert status == 0

@@ -26,6 +26,9 @@ TINY = {
     "train_dataloader.batch_size": 8,
     "default_hooks.logger.interval": 1,
     "default_hooks.checkpoint.interval": 2,
+    "custom_hooks.0.num": 4,
+    "evaluation.time.warmup": 0,
+    "evaluation.time.repeats": 1,
 }
 # Where the figure draws thousands of samples in hundreds of steps, the networks are small.
 SMALLER = {"gaussians25": {"model.generator.hidden_dim": 8}}

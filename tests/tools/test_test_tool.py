@@ -126,6 +126,7 @@ def test_values_are_those_of_all_samples_and_images(run, score):
     protocol = toy["protocol"]
     assert toy["version"] == "7"
     expected = {"checkpoint": "iter_14.pth", "iteration": 14, "num": NUM, "seed": 0, "nfe": 4}
+    expected |= {"images_seen": 14 * 6, "global_batch_size": 6}
     assert {key: protocol[key] for key in expected} == expected
     assert protocol["ema"] is True
     assert protocol["device"] == "cpu"
