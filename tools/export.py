@@ -39,7 +39,7 @@ def main() -> None:
         config, state, info = read_weights(args.checkpoint)
         config.merge_from_dict(args.cfg_options)
         check_trusted_types(config.model)
-        check_config(config.to_dict())
+        config.merge_from_dict(check_config(config.to_dict()))
         if args.name:
             config.experiment_name = args.name
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine import Config
 from mmengine.config import ConfigDict
@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ddgan.diffusion import Diffusion
+from ddgan.engine.config_types import checked_value, checked_values
 from ddgan.errors import CheckpointError, ConfigError
 from ddgan.registry import REGISTRIES, SCOPE
 
@@ -89,6 +90,24 @@ _KEYS: dict[str, set[str]] = {
 }
 
 
+# Types of values that are not a component's argument, or whose component does not state them.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("compile", "resume", "env_cfg.cudnn_benchmark"), bool),
+    **dict.fromkeys(("device", "experiment_name", "load_from", "work_dir"), str),
+    "log_level": int | str,
+    "launcher": Literal["none", "pytorch", "slurm"],
+    "env_cfg.dist_cfg.backend": str,
+    "env_cfg.dist_cfg.timeout": float,
+    "randomness.seed": int,
+    "randomness.deterministic": bool,
+    "train_dataloader.batch_size": int,
+    "train_dataloader.num_workers": int,
+    "train_dataloader.prefetch_factor": int,
+    "train_dataloader.pin_memory": bool,
+    "train_dataloader.timeout": float,
+}
+
+
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return the config file at ``path`` with ``options`` (dotted keys) merged in, checked.
 
@@ -98,7 +117,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     if not Path(path).is_file():
         raise ConfigError(f"config {str(path)!r} is not a file; configs are found in configs/")
     try:
-        cfg = Config.fromfile(str(path))
+        # mmengine takes any import for its other syntax, in which bases are imported, too.
+        text = Path(path).read_text(encoding="utf-8")
+        cfg = Config.fromfile(str(path), lazy_import=None if "read_base" in text else False)
     # A config is Python, and so are those that it is based on.
     except Exception as error:
         cause = error
@@ -114,16 +135,27 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             cfg.merge_from_dict(dict(options))
         except (KeyError, IndexError, TypeError) as error:
             raise ConfigError(f"--cfg-options {dict(options)} do not fit {path}: {error}") from None
+    for name in [name for name, value in cfg.items() if _is_helper(name, value)]:
+        cfg.pop(name)
     cfg.setdefault("default_scope", SCOPE)
-    check_config(cfg.to_dict())
+    cfg.merge_from_dict(check_config(cfg.to_dict()))
     return cfg
 
 
-def check_config(cfg: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the config lacks a part or has a key that nothing would read."""
+def _is_helper(name: str, value: Any) -> bool:
+    """Whether a variable of a config only helps to write it: ``_width``, an imported function."""
+    return name.startswith("_") or inspect.isroutine(value) or inspect.isclass(value)
+
+
+def check_config(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Raise ConfigError for a part that is missing, an unknown key or a value of a wrong type.
+
+    Returns what has to change, by dotted keys: whole numbers that were written as floats.
+    """
     if not isinstance(cfg.get("custom_hooks") or [], (list, tuple)):
         raise ConfigError(f"custom_hooks is {cfg['custom_hooks']!r}; expected a list of dicts")
-    _check("", cfg)
+    changes: dict[str, Any] = {}
+    _check("", cfg, changes)
     if isinstance(schedulers := cfg.get("param_scheduler"), Mapping):
         networks = cfg["optim_wrapper"].keys() - {"constructor"}
         _check_keys("param_scheduler", schedulers, networks)
@@ -132,6 +164,7 @@ def check_config(cfg: Mapping[str, Any]) -> None:
                 f"param_scheduler has no {name!r}; expected a list of schedulers, empty for a "
                 "constant learning rate"
             )
+    return changes
 
 
 def find_component(name: str) -> Callable | None:
@@ -221,7 +254,9 @@ def check_trusted_types(node: Any, path: str = "model") -> None:
             check_trusted_types(value, f"{path}.{index}")
 
 
-def _check(path: str, node: Any) -> None:
+def _check(path: str, node: Any, changes: dict[str, Any]) -> None:
+    if path in _TYPES:
+        changes |= checked_value(path, node, _TYPES[path])
     required, is_dict = _at(path, _REQUIRED), isinstance(node, Mapping)
     if required or (required == () and node is not None):
         lacking = sorted({*required} - {*(node if is_dict else ())})
@@ -235,15 +270,17 @@ def _check(path: str, node: Any) -> None:
     if isinstance(node, Mapping):
         if (keys := _at(path, _KEYS)) is not None:
             _check_keys(path or "the config", node, keys)
+            if path == "model.diffusion":
+                changes |= checked_values(path, node, Diffusion)
         elif name := node.get("type", _at(path, _DEFAULT_TYPES)):
-            _check_component(path, name, node)
+            changes |= _check_component(path, name, node)
         elif path.startswith("default_hooks."):
             _check_keys("default_hooks", {path.partition(".")[2]: node}, DEFAULT_HOOKS)
         for key, value in node.items():
-            _check(f"{path}.{key}" if path else str(key), value)
+            _check(f"{path}.{key}" if path else str(key), value, changes)
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            _check(f"{path}.{index}", value)
+            _check(f"{path}.{index}", value, changes)
 
 
 def _at(path: str, table: Mapping[str, Any]) -> Any:
@@ -256,7 +293,7 @@ def _at(path: str, table: Mapping[str, Any]) -> Any:
     return None
 
 
-def _check_component(path: str, name: str | Callable, node: Mapping) -> None:
+def _check_component(path: str, name: str | Callable, node: Mapping) -> dict[str, Any]:
     component: Callable | None = name if callable(name) else find_component(name)
     if component is None and "." in name:
         component = get_object_from_string(name)
@@ -267,6 +304,7 @@ def _check_component(path: str, name: str | Callable, node: Mapping) -> None:
     if accepted is not None:
         label = f"{path} ({getattr(component, '__name__', component)})"
         _check_keys(label, node, accepted | {"type"})
+    return checked_values(path, node, component)
 
 
 def _parameters(component: Callable) -> set[str] | None:
@@ -291,7 +329,8 @@ def _check_keys(path: str, node: Mapping, known: Iterable[str]) -> None:
                 "one endless epoch; remove it"
             )
         if key not in known:
-            raise ConfigError(f"{path} has no key {key!r}{_hint(key, known)}")
+            helper = "; a helper variable's name begins with _" if path == "the config" else ""
+            raise ConfigError(f"{path} has no key {key!r}{_hint(key, known)}{helper}")
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

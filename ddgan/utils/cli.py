@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -50,15 +49,93 @@ def number_or_auto(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{error}, or auto") from None
 
 
-class OptionsAction(DictAction):
-    """Reads KEY=VALUE arguments as mmengine does; one without an equals sign is an error."""
+class OptionsAction(argparse.Action):
+    """Reads KEY=VALUE arguments into a dict of dotted keys."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Add the values to the namespace."""
-        for value in values:
-            if "=" not in value:
-                parser.error(f"{option_string}: {value!r} is not of the form KEY=VALUE")
-        super().__call__(parser, namespace, values, option_string)
+        options = dict(getattr(namespace, self.dest) or {})
+        for pair in values:
+            key, equals, value = pair.partition("=")
+            if not key or not equals:
+                parser.error(f"{option_string}: {pair!r} is not of the form KEY=VALUE")
+            try:
+                options[key] = read_value(value)
+            except ValueError as error:
+                parser.error(f"{option_string} {key}: {error}")
+        setattr(namespace, self.dest, options)
+
+
+def read_value(text: str) -> Any:
+    """The value that a text on the command line stands for.
+
+    That is a number, True, False, None, a list or tuple in brackets, a list of numbers without
+    brackets, or else the text itself, of which only enclosing quotes are taken off. Raises
+    ValueError for brackets or quotes that do not match in a list.
+    """
+    value = _read_word(text)
+    if not isinstance(value, str) or _is_quoted(text):
+        return value
+    if _is_list(text):
+        items = [read_value(item) for item in _split(text[1:-1])]
+        return items if text[0] == "[" else tuple(items)
+    if "," in text and not set(text) & set("[](){}\"'"):
+        items = [_read_word(item) for item in _split(text)]
+        if not any(isinstance(item, str) for item in items):
+            return items
+    return value
+
+
+def _read_word(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    constants = {"true": True, "false": False, "none": None}
+    if text.lower() in constants and text != "none":
+        return constants[text.lower()]
+    return text[1:-1] if _is_quoted(text) else text
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] in "\"'" and text.find(text[0], 1) == len(text) - 1
+
+
+def _split(text: str) -> list[str]:
+    """The items of a list, separated by the commas that are not in brackets or quotes."""
+    items, open_brackets, quote = [""], "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'" and not items[-1].strip():
+            quote = character
+        elif character in "[(":
+            open_brackets += character
+        elif character in "])":
+            if open_brackets[-1:] + character not in ("[]", "()"):
+                raise ValueError(f"the brackets of {text!r} do not match")
+            open_brackets = open_brackets[:-1]
+        elif character == "," and not open_brackets:
+            items.append("")
+            continue
+        items[-1] += character
+    if open_brackets or quote:
+        raise ValueError(f"the brackets or quotes of {text!r} do not match")
+    items = [item.strip() for item in items]
+    return items if items[-1] else items[:-1]
+
+
+def _is_list(text: str) -> bool:
+    """Whether the bracket that a text begins with is closed by its last character."""
+    if text[:1] + text[-1:] not in ("[]", "()"):
+        return False
+    depth = 0
+    for index, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if depth == 0:
+            return index == len(text) - 1
+    return True
 
 
 _KEY_VALUES = {"nargs": "+", "action": OptionsAction, "default": {}, "metavar": "KEY=VALUE"}
