@@ -46,7 +46,13 @@ def checkpoint(tmp_path_factory):
         if parameter.ndim > 1:
             # Far from the zeros that networks begin with, and unlike the average.
             parameter.data.normal_(0, 2 * parameter[0].numel() ** -0.5, generator=generator)
-    meta = {"iter": 14, "seed": 1, "config": config_to_json(config)}
+    meta = {
+        "iter": 14,
+        "samples_seen": 84,
+        "global_batch_size": 6,
+        "seed": 1,
+        "config": config_to_json(config),
+    }
     path = tmp_path_factory.mktemp("toy") / "iter_14.pth"
     save_checkpoint(path, {"meta": meta, "state_dict": model.state_dict()})
     return path
