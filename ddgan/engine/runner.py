@@ -5,11 +5,13 @@ import itertools
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import mmengine
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 
@@ -92,6 +94,13 @@ class Runner(MMRunner):
     def preempted(self) -> bool:
         """Whether training ended early since a signal asked for it."""
         return self.train_loop.preempted
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """mmengine's logger; a terminal or a disk that is gone is reported once, not per line."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            handler.handleError = partial(_report_once, handler, [])
+        return logger
 
     def get_hooks_info(self) -> str:
         """Return the names of the hooks, where mmengine has forty lines for each log."""
@@ -209,3 +218,13 @@ class Runner(MMRunner):
         )
         if self.logger.isEnabledFor(logging.DEBUG):  # Formatting takes a good part of a second.
             self.logger.debug(f"Config:\n{self.cfg.pretty_text}")
+
+
+def _report_once(handler: logging.Handler, reported: list[bool], record: logging.LogRecord) -> None:
+    if not reported:
+        reported.append(True)
+        with suppress(OSError, ValueError):
+            print(
+                f"the log cannot be written to {handler} ({sys.exc_info()[1]}); training goes on",
+                file=sys.stderr,
+            )

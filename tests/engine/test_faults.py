@@ -78,15 +78,15 @@ def test_a_full_disk_ends_with_one_message(tmp_path, start_training, trained):
     assert same_weights(folder, trained("points"), "iter_6.pth")
 
 
-def test_a_log_that_cannot_be_written_ends_with_one_message(tmp_path, start_training):
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, start_training):
     folder = tmp_path / "run"
     options = ["default_hooks.logger.interval=1", "train_cfg.max_iters=200"]
     options += ["default_hooks.checkpoint.interval=1000"]
     arguments = (POINTS, "--work-dir", folder, "--cfg-options", *options)
-    result = start_training(*arguments, limits={"RLIMIT_FSIZE": 40_000}).wait()
-    assert result[0] == 1
-    assert "could not be written" in result[1].splitlines()[-1], result
-    assert "free space" in result[1].splitlines()[-1]
+    status, output = start_training(*arguments, limits={"RLIMIT_FSIZE": 40_000}).wait()
+    # The output of the process is a file that is limited as well.
+    assert status == 0, output
+    assert checkpoints(folder) == ["iter_200.pth"]
 
 
 def test_two_runs_in_one_folder(tmp_path, start_training):

@@ -2,6 +2,7 @@ import copy
 import itertools
 import json
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddgan.engine import read_checkpoint
+from ddgan.engine import runner as runner_module
 from ddgan.engine.hooks import AtomicCheckpoint, RunningMeans, SampleImages, TrainingLog
 from ddgan.errors import ConfigError, TrainingError
 from ddgan.registry import HOOKS
@@ -260,3 +262,51 @@ def test_an_interval_is_at_least_one(hook):
         SampleImages(num=0)
     with pytest.raises(ValueError, match="at least 1 checkpoint kept"):
         AtomicCheckpoint(max_keep_ckpts=0)
+
+
+class Closed:
+    """A terminal that is gone."""
+
+    def write(self, text):
+        raise OSError(5, "Input/output error")
+
+    def flush(self):
+        pass
+
+
+@HOOKS.register_module(force=True)
+class CloseTerminal(Hook):
+    """Close what the log is printed to."""
+
+    def before_train(self, runner):
+        runner.logger.handlers[0].setStream(Closed())
+
+
+def test_a_terminal_that_is_gone_is_reported_once(tmp_path, train, capfd):
+    hooks = [{"type": "CloseTerminal"}]
+    runner = train("points", tmp_path, custom_hooks=hooks, default_hooks__logger__interval=1)
+    assert runner.iter == 6
+    error = capfd.readouterr().err
+    assert error.count("the log cannot be written") == 1
+    assert "Traceback" not in error
+    (log,) = tmp_path.glob("*/*.log")
+    assert "iter 6/6" in log.read_text()
+
+
+def test_overrides_of_private_members_are_still_called(tmp_path, train, monkeypatch):
+    """mmengine's own report and compilation are replaced by methods that it may rename."""
+    compiled = []
+    monkeypatch.setattr(runner_module, "compile_networks", compiled.append)
+    first = train("points", tmp_path / "a", compile=True, train_cfg__max_iters=1)
+    second = train("points", tmp_path / "b", train_cfg__max_iters=1)
+    assert compiled == [first.model]
+    assert "train_step" not in vars(first.model)
+    for runner in (first, second):
+        (log,) = Path(runner.work_dir).glob("*/*.log")
+        assert log.read_text().count("ddgan 0.") == 1
+        assert "System environment" not in log.read_text()
+    assert first.timestamp != second.timestamp
+    assert first.logger is not second.logger
+    # Fused optimizers read on the device whether to skip a step.
+    parameters = [torch.zeros(1, requires_grad=True)]
+    assert torch.optim.Adam(parameters, fused=True)._step_supports_amp_scaling
