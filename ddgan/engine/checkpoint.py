@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from ddgan.engine.config import config_from_json, config_to_json
 from ddgan.errors import CheckpointError
-from ddgan.utils.files import check_archive, file_sha256, is_temporary, write_atomically
+from ddgan.utils.files import (
+    check_archive,
+    check_not_a_page,
+    file_sha256,
+    is_temporary,
+    refusal,
+    write_atomically,
+)
 
 RELEASE_FORMAT = "ddgan-release-1"
 CHECKPOINT_FORMAT = "ddgan-checkpoint-1"
@@ -95,6 +102,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
+    check_not_a_page(path)
     check_digest(path)
     check_archive(path)
     try:
@@ -102,7 +110,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     except Exception as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be read without running code from it, or is damaged: "
-            f"{str(error).splitlines()[0]}"
+            f"{refusal(error)}"
         ) from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path} is not a training checkpoint of this project")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ddgan.errors import CheckpointError, UserError
 from ddgan.evaluation.cache import cache_root
-from ddgan.utils.files import file_sha256
+from ddgan.utils.files import check_not_a_page, file_sha256, refusal
 
 _TIMEOUT_S = 30
 
@@ -109,14 +109,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises CheckpointError for a file that is damaged, or holds anything but a dict of tensors.
     """
     try:
+        check_not_a_page(Path(path))
         if Path(path).suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     # torch raises nearly anything on damaged files, IndexError and AssertionError for instance.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a file of weights: {reason}") from None
+        raise CheckpointError(
+            f"{path} cannot be read as a file of weights: {refusal(error)}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} does not hold a dict of tensors, as a file of weights does")
     return dict(state)

@@ -23,7 +23,7 @@ from ddgan.networks.blocks import InputPyramid, ResBlock
 from ddgan.networks.discriminator import TimeDependentDiscriminator
 from ddgan.networks.layers import Attention, SplitLinear
 from ddgan.networks.ncsnpp import NCSNpp
-from ddgan.utils.files import check_archive
+from ddgan.utils.files import check_archive, check_not_a_page, refusal
 
 State = Mapping[str, Tensor]
 
@@ -244,6 +244,7 @@ def read_official(path: str | Path) -> OfficialFile:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a netG_*.pth or content.pth")
+    check_not_a_page(path)
     if zipfile.is_zipfile(path):  # else a file of torch < 1.6, which is not compressed
         check_archive(path)
     try:
@@ -251,19 +252,24 @@ def read_official(path: str | Path) -> OfficialFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a file of the release: it is damaged, or loading it would run code; it "
-            f"was refused ({str(error).splitlines()[0]})"
-        ) from error
+            f"{path} was refused: it is damaged, or not a file of the release ({refusal(error)})"
+        ) from None
     # torch raises nearly anything on damaged files, IndexError and AssertionError for instance.
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read; is it complete? ({error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read; is it complete? ({refusal(error)})"
+        ) from None
     info = {"source": f"official DDGAN release, {path.name}"}
     if _is_state(content):
+        _check_finite(path, content)
         epoch = re.fullmatch(r"netG_(\d+)", path.stem)
         return OfficialFile(content, info=info | ({"epoch": epoch[1]} if epoch else {}))
     if isinstance(content, dict) and _is_state(content.get("netG_dict")):
         try:
-            return _read_content(content, info, path)
+            file = _read_content(content, info, path)
+            for state in (file.generator_ema, file.generator, file.discriminator):
+                _check_finite(path, state or {})
+            return file
         except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} has netG_dict, but is otherwise not of the release's form ({error!r})"
@@ -271,6 +277,15 @@ def read_official(path: str | Path) -> OfficialFile:
     raise CheckpointError(
         f"{path} holds neither a generator's tensors (netG_*.pth) nor netG_dict (content.pth)"
     )
+
+
+def _check_finite(path: Path, state: State) -> None:
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: {name} has values that are not finite; the file is of a training that "
+                "diverged, or damaged"
+            )
 
 
 def _is_state(value: Any) -> bool:

@@ -127,6 +127,27 @@ def lock(path: str | Path, holder: str) -> Iterator[None]:
         yield
 
 
+def check_not_a_page(path: Path) -> None:
+    """Raise CheckpointError for a web page, which failed downloads leave under a file's name."""
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        raise CheckpointError(
+            f"{path} is a web page, not weights: its host answered the download with a page (of a "
+            "quota, a login or a confirmation); open the link in a browser and save the file itself"
+        )
+
+
+def refusal(error: Exception) -> str:
+    """What torch's safe loading refused, without its advice to load the file unsafely."""
+    text = str(error)
+    if name := re.search(r"GLOBAL (\S+)", text):
+        return f"it names {name[1]}, and only tensors and plain values are read"
+    detail = re.search(r"WeightsUnpickler error: *(\S[^\n]*)", text)
+    lines = (detail[1] if detail else text).splitlines() or [type(error).__name__]
+    return lines[0]
+
+
 def check_archive(path: Path) -> None:
     """Raise CheckpointError unless ``path`` is an archive as torch writes it.
 

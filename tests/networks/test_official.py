@@ -325,9 +325,40 @@ def test_code_in_a_file_does_not_run(tmp_path, legacy):
     marker, path = tmp_path / "ran", tmp_path / "netG_1.pth"
     content = official_state("G") | {"args": Malicious(marker)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match="was refused"):
+    with pytest.raises(
+        CheckpointError, match=r"was refused.*it names \S+, and only tensors"
+    ) as caught:
         read_official(path)
     assert not marker.exists()
+    # torch advises to load the file unsafely.
+    assert not any(word in str(caught.value) for word in ("weights_only", "trust", "allowlist"))
+
+
+@pytest.mark.parametrize(
+    "start", ["<!DOCTYPE html>", "\n<html lang=en>", "\ufeff<HTML>", "<?xml?>"]
+)
+def test_a_web_page_is_recognised(tmp_path, start):
+    path = tmp_path / "netG_1.pth"
+    path.write_text(start + "<title>Google Drive - Virus scan warning</title>", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"netG_1\.pth is a web page.*browser"):
+        read_official(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", ["netG_dict", "netD_dict"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, key, value):
+    content = training_state()
+    name, tensor = list(content[key].items())[-1]
+    content[key][name] = tensor.clone()
+    content[key][name].view(-1)[0] = value
+    torch.save(content, tmp_path / "content.pth")
+    with pytest.raises(
+        CheckpointError, match=f"content.pth: {name} has values that are not finite"
+    ):
+        read_official(tmp_path / "content.pth")
+    torch.save(content[key], tmp_path / "netG_1.pth")
+    with pytest.raises(CheckpointError, match=f"netG_1.pth: {name} has values that are not finite"):
+        read_official(tmp_path / "netG_1.pth")
 
 
 def test_unreadable_files_are_named(tmp_path):
