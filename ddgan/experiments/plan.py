@@ -11,7 +11,7 @@ from typing import Any
 from mmengine import Config
 
 from ddgan.engine import load_config
-from ddgan.errors import ConfigError, UserError
+from ddgan.errors import UserError
 from ddgan.evaluation import record_path
 from ddgan.experiments.catalogue import ROOT, TRAININGS, Experiment, Resampled, Setup
 from ddgan.experiments.steps import Step, has_samples
@@ -195,14 +195,16 @@ def _folder_of(plan: Plan, label: str, config: Path, cfg: Config) -> Path:
 
 def _decisive(cfg: Config) -> str:
     parts = cfg.to_dict()
+    # How data are read decides nothing, and its keys have changed between versions.
+    parts["train_dataloader"] = {k: parts["train_dataloader"][k] for k in ("dataset", "batch_size")}
     return json.dumps({key: parts.get(key) for key in DECISIVE}, sort_keys=True, default=str)
 
 
 def _decisive_in(path: Path) -> str | None:
     """What decides the training whose folder holds this config, None if it cannot be read."""
     try:
-        return _decisive(load_config(path))
-    except ConfigError:  # Half a file, or a config of another version.
+        return _decisive(Config.fromfile(path))
+    except Exception:  # The file is Python that mmengine wrote; an interruption may have cut it.
         return None
 
 

@@ -199,6 +199,10 @@ def test_a_training_is_shared_by_experiments_and_kept_from_other_settings(tmp_pa
     assert logged.steps[0].folder == folder
     with pytest.raises(UserError, match="holds a training with other settings"):
         train("ddgan-cifar10", **{"model.r1_gamma": 0.1})
+    # Nor are keys of the loader, which were others in earlier versions.
+    with open(folder / "ddgan_stackeddigits.py", "a") as file:
+        file.write("\ntrain_dataloader['persistent_workers'] = False\n")
+    assert train("training-stability").steps[0].folder == folder
     (folder / "ddgan_stackeddigits.py").write_text("model = dict(")
     with pytest.raises(UserError, match="holds a training with other settings"):
         train("ddgan-cifar10")
