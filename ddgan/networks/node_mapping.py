@@ -1,7 +1,7 @@
 """SPI-GAN's mapping from noise to a path of latents h(t) (Sec. 3.3)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,21 +71,44 @@ class TimedMLP(nn.Module):
 
     def forward(self, t: Tensor | float, h: Tensor) -> Tensor:
         """Map (…, dim) to the same shape; ``t`` is a number or broadcasts to (…, 1)."""
-        for layer in self.hidden:
-            h = F.silu(layer(_with_time(h, t))) * SILU_GAIN
-        return self.out(_with_time(h, t))
+        return self.prepared()(t, h)
+
+    def prepared(self) -> Callable[[Tensor | float, Tensor], Tensor]:
+        """The network as a function of (t, h) with its weights scaled once, for many calls.
+
+        A layer of (h, t) is W h + (b + t w), so t is folded into the biases of all layers at once.
+        """
+        layers = [*self.hidden, self.out]
+        weights = [layer.weight[:, :-1] * self._gain(i) for i, layer in enumerate(layers)]
+        # Scaled by √dim, the one feature of time weighs as much as all others together; as a mere
+        # further column it would be lost among 512.
+        slopes = torch.cat(
+            [x.weight[:, -1] * (x.gain * math.sqrt(x.weight.shape[1] - 1)) for x in layers]
+        )
+        biases = torch.cat([layer.bias for layer in layers]) * self.out.lr_multiplier
+        sizes = [len(layer.bias) for layer in layers]
+
+        def network(t: Tensor | float, h: Tensor) -> Tensor:
+            if isinstance(t, Tensor):
+                offsets = torch.addcmul(biases, t.to(h.dtype), slopes).split(sizes, dim=-1)
+            else:
+                offsets = torch.add(biases, slopes, alpha=t).split(sizes)
+            for weight, offset in zip(weights[:-1], offsets[:-1], strict=True):
+                h = F.silu(_affine(h, weight, offset))
+            return _affine(h, weights[-1], offsets[-1])
+
+        return network
+
+    def _gain(self, index: int) -> float:
+        """The factor of a layer's weights of h, with that of the SiLU before it."""
+        gain = [*self.hidden, self.out][index].gain
+        return gain * SILU_GAIN if index else gain
 
 
-def _with_time(h: Tensor, t: Tensor | float) -> Tensor:
-    # Scaled by √dim, the one feature of time weighs as much as all others together; as a mere
-    # further column it would be lost among 512.
-    scale = math.sqrt(h.shape[-1])
-    column = (*h.shape[:-1], 1)
-    if isinstance(t, Tensor):
-        time = (t * scale).to(h.dtype).expand(column)
-    else:
-        time = h.new_full(column, t * scale)
-    return torch.cat([h, time], dim=-1)
+def _affine(h: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    if offset.ndim == 1:
+        return F.linear(h, weight, offset)
+    return F.linear(h, weight) + offset
 
 
 @MODELS.register_module()
@@ -140,10 +163,11 @@ class NeuralODEMapping(nn.Module):
         if self.solver in ADAPTIVE_METHODS and type(h0) is Tensor:
             return self._adaptive(h0, times)
         method = self.solver if self.solver in METHODS else "rk4"
-        states = integrate(self.r, h0, self.grid, method)
+        r = self.r.prepared()
+        states = integrate(r, h0, self.grid, method)
         if times is None or len(times) == 0:
             return states[-1][None]
-        inner = states_at(self.r, self.grid_points, states, times, method)
+        inner = states_at(r, self.grid_points, states, times, method)
         return torch.cat([inner, states[-1][None]])
 
     def _adaptive(self, h0: Tensor, times: Tensor | None) -> Tensor:
@@ -152,10 +176,11 @@ class NeuralODEMapping(nn.Module):
         # The solver wants increasing times that begin at 0; equal ones are asked for once.
         ends = torch.tensor([0.0, 1.0], device=times.device)
         points, position = torch.cat([ends, times.float()]).unique(return_inverse=True)
+        r = self.r.prepared()
 
         def solve(h: Tensor) -> Tensor:
             return _torchdiffeq().odeint(
-                self.r, h, points, rtol=self.rtol, atol=self.atol, method=self.solver
+                r, h, points, rtol=self.rtol, atol=self.atol, method=self.solver
             )
 
         parts = [h0] if self.training else h0.split(1)

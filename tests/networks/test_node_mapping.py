@@ -1,11 +1,13 @@
 """o, r and the mappings."""
 
+import math
 import sys
 
 import pytest
 import torch
 import torch._dynamo.testing
 from scipy.integrate import solve_ivp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddgan.errors import ConfigError
 from ddgan.networks import MLPMapping, MLPPathDiscriminator, NeuralODEMapping
@@ -113,6 +115,54 @@ def test_r_is_smooth_and_depends_on_time():
         for step in (0.02, 0.01)
     ]
     assert (bend[0].norm() / bend[1].norm()).item() == pytest.approx(4, rel=0.02)
+
+
+def r_by_the_layers(r, t, h):
+    """Each layer sees h and √dim t, side by side."""
+
+    def with_time(h):
+        return torch.cat([h, torch.full_like(h[:, :1], t) * math.sqrt(h.shape[1])], dim=1)
+
+    for layer in r.hidden:
+        h = torch.nn.functional.silu(layer(with_time(h))) * 1.6766
+    return r.out(with_time(h))
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_time_in_the_biases_is_time_as_a_further_input(num_layers):
+    torch.manual_seed(0)
+    r = TimedMLP(6, 9, num_layers, lr_multiplier=0.01).double()
+    for p in r.parameters():
+        torch.nn.init.normal_(p, std=100)
+    h = normals(4, 6).double()
+    for t in (0.0, 0.3, 1.0):
+        expected = r_by_the_layers(r, t, h)
+        torch.testing.assert_close(r(t, h), expected, rtol=1e-6, atol=1e-6)
+        times = torch.tensor([0.9, t]).double()[:, None, None]
+        torch.testing.assert_close(r(times, h.expand(2, 4, 6))[1], expected, rtol=1e-6, atol=1e-6)
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts operations that launch a kernel."""
+
+    VIEWS = ("split", "slice", "select", "unsqueeze", ".t.", "transpose", "view", "expand")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not any(view in str(function) for view in self.VIEWS)
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_four_steps_launch_few_kernels():
+    # Per call of r: the biases, three layers and two SiLU; StyleGAN2's synthesis launches 150.
+    network, h0 = NeuralODEMapping(16, 16).eval(), normals(2, 16)
+    with CountOperations() as counter:
+        network(h0)
+    assert counter.count <= 16 * 6 + 4 * 7 + 10
 
 
 @pytest.mark.parametrize(
