@@ -52,16 +52,22 @@ class SPIGANGenerator(nn.Module):
         times: Tensor | None = None,
         noise: Sequence[Tensor] | None = None,
         truncation: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+        end: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Images at each of ``times`` and at 1, (K, N, C, H, W), and the styles at 1.
 
         ``x_T`` (N, C, H, W) is noise of unit variance, ``times`` (K - 1,) lie in [0, 1]. ``noise``
         has (K, N, *shape) normals for each of ``noise_shapes``; None means fixed maps.
-        ``truncation`` holds at t = 1. The styles are (N, num_ws, w_dim).
+        ``truncation`` holds at t = 1. The styles are (N, num_ws, w_dim). ``end=False`` leaves out
+        t = 1: its image, its noise and its styles, which are None.
         """
         h = self.latents(x_T, times)
-        end = "const" if noise is None else [layer[-1] for layer in noise]
-        images, styles = self.synthesis(h[-1], truncation, end, return_ws=True)
+        if not end:
+            every = "const" if noise is None else [layer.flatten(0, 1) for layer in noise]
+            images = self.render(h[:-1].flatten(0, 1), every)
+            return images.unflatten(0, (len(h) - 1, -1)), None
+        last = "const" if noise is None else [layer[-1] for layer in noise]
+        images, styles = self.synthesis(h[-1], truncation, last, return_ws=True)
         if len(h) == 1:
             return images[None], styles
         # By itself, so that the average that truncation uses is one of h(1) alone.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ddgan.diffusion import SampleNoise
+from ddgan.errors import ConfigError
 from ddgan.models import SPIGAN
 from ddgan.models.rng import StepRandom
 from ddgan.networks import (
@@ -34,9 +35,11 @@ class ToyGenerator(nn.Module):
             setattr(self, name, nn.Parameter(torch.tensor(value)))
         self.calls = 0
 
-    def forward(self, x_T, times=None, noise=None, truncation=1.0):
+    def forward(self, x_T, times=None, noise=None, truncation=1.0, end=True):
         self.calls += 1
         inner = [] if times is None else [(self.a + t * self.b) * x_T for t in times]
+        if not end:
+            return torch.tanh(self.c * torch.stack(inner)) + self.s * noise[0], None
         styles = ((self.a + self.b) * x_T)[:, None]
         h = torch.stack([*inner, styles[:, 0]])
         return torch.tanh(self.c * h) + self.s * noise[0], styles
@@ -130,6 +133,106 @@ def reference_step(model, x0, num_points, lr, with_r1, with_length):
     return d_loss, g_loss
 
 
+def literal_step(model, x0, num_points, lr, with_r1):
+    """Algorithm 1 with an update inside the loop over j, first of D and then of G."""
+    G, D, draws = model.generator, model.discriminator, Replay(len(x0))
+    decay = math.exp(-0.25 * (20 - 0.1) - 0.5 * 0.1)
+
+    def step(network, loss):
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(network.parameters(), gradients, strict=True):
+                p -= lr * gradient
+
+    losses = [0.0, 0.0]
+    for turn in (0, 1):
+        times = draws.times(num_points - 1)
+        x_T = decay * x0 + math.sqrt(1 - decay**2) * draws.normal(2)
+        for t in times:
+            label, noise = torch.full((len(x0),), t), draws.normal(1, 2)[:, 0]
+            fake = torch.tanh(G.c * (G.a + t * G.b) * x_T) + G.s * noise
+            if turn == 0:
+                real = (t * x0 + (1 - t) * x_T).requires_grad_()
+                logits = D(real, label)
+                loss = F.softplus(-logits).mean() + F.softplus(D(fake.detach(), label)).mean()
+                losses[0] += loss.item()
+                if with_r1:
+                    (grad,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+                    loss = loss + 3 * 0.5 / 2 * grad.pow(2).sum(1).mean()
+                step(D, loss)
+            else:
+                loss = F.softplus(-D(fake, label)).mean()
+                losses[1] += loss.item()
+                step(G, loss)
+    return losses
+
+
+@pytest.mark.parametrize("num_points", [1, 2, 4])
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_updates_per_time_are_those_inside_the_loop(num_points, iteration):
+    model = toy(num_points=num_points, update="per_time")
+    model.iteration = iteration
+    other = copy.deepcopy(model)
+    data = batch()
+
+    torch.manual_seed(5)
+    logs = model.train_step(data, sgd(model))
+    torch.manual_seed(5)
+    d_loss, g_loss = literal_step(other, data["x"], num_points, 0.1, with_r1=iteration == 0)
+
+    assert logs["d_loss"].item() == pytest.approx(d_loss, rel=1e-5)
+    assert logs["g_loss"].item() == pytest.approx(g_loss, rel=1e-5)
+    assert logs["d_loss_step"].shape == (num_points,)
+    for network in ("generator", "discriminator"):
+        for a, b in zip(
+            getattr(model, network).parameters(), getattr(other, network).parameters(), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=2e-5, atol=1e-6)
+
+
+def test_one_time_is_the_same_step_either_way():
+    steps = []
+    for update in ("summed", "per_time"):
+        model = toy(num_points=1, update=update, path_length_weight=2.0)
+        torch.manual_seed(3)
+        logs = model.train_step(batch(), sgd(model))
+        steps.append([*logs.values(), *model.parameters()])
+    for a, b in zip(*steps, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_each_time_is_an_optimizer_step_and_the_average_moves_once():
+    model = toy(num_points=3, update="per_time")
+    optimizers, steps = sgd(model), []
+    for name, wrapper in optimizers.items():
+        wrapper.optimizer.register_step_post_hook(lambda *_, name=name: steps.append(name))
+    model.train_step(batch(), optimizers)
+    assert steps == ["discriminator"] * 3 + ["generator"] * 3
+    assert model.ema.updates == 1
+    assert model.images_seen == 16
+
+
+def test_updates_per_time_do_not_accumulate_gradients():
+    model = toy(update="per_time")
+    optimizers = sgd(model)
+    optimizers["discriminator"]._accumulative_counts = 2
+    with pytest.raises(ConfigError, match=r"discriminator\.accumulative_counts .* 'summed'"):
+        model.train_step(batch(), optimizers)
+
+
+def test_training_from_the_prior_never_sees_the_data_in_its_noise():
+    """The trace of x_0 in x_T grows to a visible one where o averages windows of pixels."""
+    for start, mean in (("diffused", 0.0066 * 500), ("prior", 0.0)):
+        model, seen = toy(start=start), []
+        model.generator.register_forward_pre_hook(
+            lambda module, inputs, seen=seen: seen.append(inputs[0])
+        )
+        model.train_step({"x": torch.full((4096, 2), 500.0)}, sgd(model, 0.0))
+        for x in seen:
+            assert x.mean().item() == pytest.approx(mean, abs=0.1)
+            assert x.std().item() == pytest.approx(1, rel=0.05)
+
+
 @pytest.mark.parametrize("num_points", [1, 2, 3, 5])
 @pytest.mark.parametrize("iteration", [0, 1, 3, 4])
 def test_train_step_is_the_algorithm(num_points, iteration):
@@ -173,6 +276,10 @@ def test_fixed_points_are_the_multiples_of_one_over_the_number():
     times = model.draw_times(StepRandom(3, torch.device("cpu")))
     assert times.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert toy(num_points=1).draw_times(StepRandom(3, torch.device("cpu"))).tolist() == [1.0]
+    model = toy(num_points=2, fixed_points=True, from_zero=True)
+    assert model.draw_times(StepRandom(3, torch.device("cpu"))).tolist() == [0.0, 0.5, 1.0]
+    assert model.images_per_sample == 3
+    assert model.train_step(batch(), sgd(model))["d_loss_step"].shape == (3,)
 
 
 @pytest.mark.parametrize("sde", ["ve", "subvp"])
@@ -329,6 +436,17 @@ def test_resuming_from_the_state_is_exact():
         assert not torch.equal(final[name], state[name]), name
 
 
+def test_images_are_updated_per_time():
+    model = full_model(update="per_time")
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    logs = model.train_step(uint8_batch(), sgd(model))
+    assert {"r1", "path_length", "augment_p", "d_loss_step"} <= logs.keys()
+    # Of the three times, the last alone counts for the augmentation.
+    assert model.augment.batches == 1
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "dopri5", "mlp"])
 def test_mappings_train_and_sample(solver):
     mapping = (
@@ -360,6 +478,11 @@ def test_average_of_styles_is_of_the_last_point_alone():
         for k in range(3):
             alone = G.render(h[k], [layer[k] for layer in noise])
             torch.testing.assert_close(images[k], alone, rtol=1e-4, atol=1e-5)
+        average = G.synthesis.w_average.clone()
+        inner, none = G(x_T, torch.tensor([0.1, 0.2]), [x[:2] for x in noise], end=False)
+        torch.testing.assert_close(inner, images[:2], rtol=1e-4, atol=1e-5)
+        assert none is None
+        assert torch.equal(G.synthesis.w_average, average)
 
 
 def test_example_inputs_fit_the_networks():
@@ -377,6 +500,9 @@ def test_example_inputs_fit_the_networks():
         ({"r1_gamma": -1}, "r1_gamma is -1"),
         ({"path_length_weight": -1}, "path_length_weight is -1"),
         ({"sde": "x"}, "sde is 'x'"),
+        ({"update": "each"}, "update is 'each'"),
+        ({"start": "data"}, "start is 'data'"),
+        ({"from_zero": True}, "from_zero is True and fixed_points False"),
         ({"ema_half_life": 0}, "ema_half_life is 0"),
         ({"ema_ramp_up": -1.0}, "ema_ramp_up -1.0"),
     ],
