@@ -1,6 +1,8 @@
-"""DDGAN on 25 Gaussians in one file: train, sample, draw a PNG. About a minute on one CPU core.
+"""DDGAN on the 8 x 8 digits of scikit-learn in one file: train, sample, draw a PNG.
 
-    python docs/examples/minimal_ddgan.py --out gaussians.png
+54 seconds on one CPU core (4,000 iterations); most samples read as digits.
+
+    python docs/examples/minimal_ddgan.py --out digits.png
 
 Xiao, Kreis and Vahdat, "Tackling the generative learning trilemma with denoising diffusion GANs",
 2022; equations and sections are the paper's.
@@ -8,23 +10,32 @@ Xiao, Kreis and Vahdat, "Tackling the generative learning trilemma with denoisin
 
 import argparse
 import copy
-import itertools
+from functools import partial
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion, ancestral, time_index
-from ddgan.models.losses import logistic_d_loss, logistic_g_loss
+from ddgan.models.losses import logistic_d_loss, logistic_g_loss, logits_with_r1
 from ddgan.networks import MLPDiscriminator, MLPGenerator
 
 T = 4  # denoising steps
-LATENT_DIM = 2
+SHAPE = (1, 8, 8)
+LATENT_DIM = 16
 
 
-def data(n: int) -> Tensor:
-    """Points (n, 2) of 25 Gaussians of standard deviation 0.05 on a grid of spacing 1."""
-    centres = torch.tensor([*itertools.product(range(-2, 3), repeat=2)], dtype=torch.float32)
-    return centres[torch.randint(25, (n,))] + 0.05 * torch.randn(n, 2)
+def load_data() -> Tensor:
+    """The 1797 digits (N, 1, 8, 8), grey levels in [-1, 1]."""
+    return torch.from_numpy(load_digits().images).float()[:, None] / 8 - 1
+
+
+def diffuse(diffusion: Diffusion, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times t, and pairs of real x_{t-1} and x_t (Eqs. 7 and 8)."""
+    t = torch.randint(1, T + 1, (len(x0),))
+    return t, *diffusion.q_sample_pair(x0, t, torch.randn_like(x0), torch.randn_like(x0))
 
 
 def denoise(diffusion: Diffusion, generator: nn.Module, x_t: Tensor, t: Tensor | int) -> Tensor:
@@ -34,34 +45,31 @@ def denoise(diffusion: Diffusion, generator: nn.Module, x_t: Tensor, t: Tensor |
     return diffusion.posterior_sample(x0, x_t, t, torch.randn_like(x_t))
 
 
-def diffuse(diffusion: Diffusion, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Times t, and pairs of real x_{t-1} and x_t (Eqs. 7 and 8)."""
-    t = torch.randint(1, T + 1, (len(x0),))
-    return t, *diffusion.q_sample_pair(x0, t, torch.randn_like(x0), torch.randn_like(x0))
-
-
-def train(iterations: int, batch_size: int) -> tuple[Diffusion, nn.Module]:
+def train(data: Tensor, iterations: int, batch_size: int) -> tuple[Diffusion, nn.Module]:
     """Train with the losses of App. C.2; return the process and the averaged generator."""
     diffusion = Diffusion(T)
-    generator = MLPGenerator(T, latent_dim=LATENT_DIM, hidden_dim=128)
-    discriminator = MLPDiscriminator(T, hidden_dim=128)
+    generator = MLPGenerator(T, SHAPE, latent_dim=LATENT_DIM, hidden_dim=256, tanh=True)
+    discriminator = MLPDiscriminator(T, SHAPE, hidden_dim=256, num_layers=4, stddev_group=128)
     average = copy.deepcopy(generator)
-    g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.5, 0.9))
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3, betas=(0.5, 0.9))
+    g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.5, 0.99))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3, betas=(0.5, 0.99))
 
     for iteration in range(iterations):
-        x0 = data(batch_size)
+        x0 = data[torch.randint(len(data), (batch_size,))]
 
         # The discriminator tells real x_{t-1} from generated ones, given x_t and t.
         t, x_prev, x_t = diffuse(diffusion, x0)
         with torch.no_grad():
             fake_prev = denoise(diffusion, generator, x_t, t)
-        # On images, add R1 (``logits_with_r1``); it would blur modes as narrow as these.
-        real_logits = discriminator(x_prev, time_index(t, x_t), x_t)
-        fake_logits = discriminator(fake_prev, time_index(t, x_t), x_t)
-        d_loss = logistic_d_loss(real_logits, fake_logits).mean()
+        logits = partial(discriminator, t=time_index(t, x_t), x_t=x_t)
+        r1 = torch.zeros(())
+        if iteration % 4 == 0:  # R1 in every fourth iteration keeps its cost low
+            real_logits, r1 = logits_with_r1(logits, x_prev)
+        else:
+            real_logits = logits(x_prev)
+        d_loss = logistic_d_loss(real_logits, logits(fake_prev)).mean()
         d_optimizer.zero_grad()
-        d_loss.backward()
+        (d_loss + 0.5 / 2 * r1).backward()  # γ/2 R1, γ = 0.5
         d_optimizer.step()
 
         # The generator, on fresh times and noise.
@@ -73,45 +81,47 @@ def train(iterations: int, batch_size: int) -> tuple[Diffusion, nn.Module]:
         g_optimizer.step()
 
         with torch.no_grad():
-            decay = min(0.995, (1 + iteration) / (10 + iteration))
+            decay = min(0.999, (1 + iteration) / (10 + iteration))
             for to, of in zip(average.parameters(), generator.parameters(), strict=True):
                 to.lerp_(of, 1 - decay)
-        if (iteration + 1) % 1000 == 0:
+        if (iteration + 1) % 500 == 0:
             print(f"{iteration + 1}: d_loss {d_loss:.3f}, g_loss {g_loss:.3f}", flush=True)
     return diffusion, average
 
 
 @torch.no_grad()
 def sample(diffusion: Diffusion, generator: nn.Module, n: int) -> Tensor:
-    """Points (n, 2): T denoising steps from x_T ~ N(0, I)."""
-    return ancestral(lambda x_t, t: denoise(diffusion, generator, x_t, t), torch.randn(n, 2), T)
+    """Images (n, 1, 8, 8): T denoising steps from x_T ~ N(0, I)."""
+    step = partial(denoise, diffusion, generator)
+    return ancestral(step, torch.randn(n, *SHAPE), T)
+
+
+def nearest(images: Tensor, data: Tensor) -> float:
+    """Mean distance of images to their nearest digit; 2.05 for each digit among the others."""
+    return torch.cdist(images.flatten(1), data.flatten(1)).amin(1).mean().item()
+
+
+def save(images: Tensor, path: str, columns: int = 16, zoom: int = 6) -> None:
+    """Write images (N, 1, 8, 8) as one PNG, in rows of ``columns``."""
+    cells = F.pad(images[:, 0], (1, 1, 1, 1), value=-1).unflatten(0, (-1, columns))
+    grey = cells.transpose(1, 2).flatten(2).flatten(0, 1).add(1).mul(127.5).round().byte()
+    image = Image.fromarray(grey.numpy())
+    image.resize((zoom * image.width, zoom * image.height), Image.Resampling.BICUBIC).save(path)
 
 
 def main() -> None:
     """Train, sample, and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=9000)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--out", default="gaussians.png")
+    parser.add_argument("--iterations", type=int, default=4000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--out", default="digits.png")
     args = parser.parse_args()
     torch.manual_seed(0)
-    diffusion, generator = train(args.iterations, args.batch_size)
-    points = sample(diffusion, generator, 4000)
-
-    distance = (points - points.round().clamp(-2, 2)).norm(dim=1)
-    near = distance < 0.2  # four standard deviations; 12.6% of a uniform spread would be as near
-    modes = points[near].round().clamp(-2, 2).unique(dim=0)
-    print(f"{len(modes)} of 25 modes; {near.float().mean():.1%} of samples near one")
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    for axes, title, xy in zip(
-        figure.subplots(1, 2), ("data", "DDGAN, 4 steps"), (data(4000), points), strict=True
-    ):
-        axes.scatter(*xy.T, s=1)
-        axes.set(title=title, xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-    figure.savefig(args.out)
+    data = load_data()
+    diffusion, generator = train(data, args.iterations, args.batch_size)
+    images = sample(diffusion, generator, 500)
+    print(f"mean distance of samples to the nearest digit: {nearest(images, data):.2f}")
+    save(images[:128], args.out)
 
 
 if __name__ == "__main__":
