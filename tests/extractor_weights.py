@@ -5,7 +5,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from ddgan.evaluation.optional_packages import import_timm, import_torch_fidelity
+from ddgan.evaluation.pretrained import import_timm, import_torch_fidelity
 
 
 def write_inception(path):

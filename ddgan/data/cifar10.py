@@ -1,12 +1,7 @@
 """CIFAR-10 from its published Python form, read without letting the pickles run any code."""
 
 import hashlib
-import io
-import pickle
-import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +9,7 @@ import torch
 from ddgan.data.in_memory import InMemoryImages
 from ddgan.data.storage import patiently, read_file
 from ddgan.registry import DATASETS
+from ddgan.utils.pickled_arrays import ArrayUnpickler, PickledArray
 
 _MAX_FILE_BYTES = 1 << 30
 FOLDER = "cifar-10-batches-py"
@@ -69,7 +65,7 @@ def _load_batch(path: Path, verify: bool) -> tuple[np.ndarray, np.ndarray]:
             f"not the published one. {HOW_TO_GET}"
         )
     try:
-        return _arrays(_BatchUnpickler(content).load())
+        return _arrays(ArrayUnpickler(content).load())
     # A damaged pickle can raise nearly any exception.
     except Exception as error:
         raise ValueError(f"CIFAR-10: {path} is not a CIFAR-10 batch: {error}") from error
@@ -80,91 +76,11 @@ def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"it holds a {type(batch).__name__}, expected a dict")
     fields = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
     data, labels = fields["data"], fields["labels"]
-    if not isinstance(data, _Array) or data.values.ndim != 2 or data.values.shape[1] != 3072:
+    values = data.values if isinstance(data, PickledArray) else np.empty(0)
+    if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != 3072:
         raise ValueError("its 'data' is not a uint8 array of shape (N, 3072)")
-    if len(labels) != len(data.values) or any(
-        type(x) is not int or not 0 <= x <= 9 for x in labels
-    ):
+    if len(labels) != len(values) or any(type(x) is not int or not 0 <= x <= 9 for x in labels):
         raise ValueError("its 'labels' are not one integer of 0..9 for each image")
     # A row is the red plane, the green and the blue, each row by row: already (C, H, W).
-    images = data.values.reshape(-1, 3, 32, 32)
+    images = values.reshape(-1, 3, 32, 32)
     return images, np.asarray(labels, dtype=np.int64)
-
-
-class _UInt8:
-    """Stands for a pickled ``numpy.dtype``: only uint8 is accepted."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        if code not in ("u1", "|u1", b"u1"):
-            raise pickle.UnpicklingError(f"an array has type {code!r}, expected 'u1'")
-
-    def __setstate__(self, state: tuple) -> None:
-        pass  # byte order and alignment: nothing to know for bytes
-
-
-class _Array:
-    """Stands for a pickled uint8 array; no numpy object is built by the unpickler."""
-
-    values = np.empty(0, dtype=np.uint8)
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _UInt8):
-            raise pickle.UnpicklingError("an array has no type")
-        # Python 2, which wrote the published files, had one type for bytes and text.
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        values = np.frombuffer(raw, dtype=np.uint8)
-        self.values = values.reshape(shape, order="F" if fortran else "C")
-
-
-def _from_buffer(raw: bytes, dtype: object, shape: tuple, order: str) -> _Array:
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", raw))
-    return array
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
-    return text.encode("latin1")
-
-
-# Only these names may a batch refer to.
-_STANDINS: dict[str, Callable] = {
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _UInt8,
-    "numpy.core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.core.numeric._frombuffer": _from_buffer,
-    "numpy._core.numeric._frombuffer": _from_buffer,
-    "_codecs.encode": _latin1,
-}
-
-
-class _BatchUnpickler(pickle._Unpickler):
-    """Builds plain containers, numbers, text and uint8 arrays, and refuses everything else.
-
-    The published digests make this needless; subsets and files that were packed again have none.
-    The public Unpickler, written in C, allocates gigabytes for a memo number that is damaged, and
-    this one would for the length of a bytearray.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content), encoding="latin1")
-
-    def _load_bytearray(self) -> None:
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
-
-    dispatch: ClassVar[dict] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
-
-    def find_class(self, module: str, name: str) -> Callable:
-        if f"{module}.{name}" not in _STANDINS:
-            raise pickle.UnpicklingError(
-                f"it refers to {module}.{name}, which no CIFAR-10 file contains; "
-                "do not open it with other tools before you know where it is from"
-            )
-        return _STANDINS[f"{module}.{name}"]

@@ -1,16 +1,17 @@
 """The evaluator: measures metrics of a model, all from one set of samples."""
 
 import datetime
+import functools
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import barrier, get_world_size, is_main_process
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ddgan.errors import UserError
@@ -18,26 +19,18 @@ from ddgan.evaluation.cache import ShardCache, Tensors, cache_root
 from ddgan.evaluation.features import (
     FeatureRequest,
     Progress,
+    compute_features,
+    concatenate,
     no_progress,
-    own_shards,
-    sample_features,
-    shard_length,
 )
 from ddgan.evaluation.metrics import DEFAULT_METRICS, FeatureMetric, ModelMetric
-from ddgan.evaluation.reference import (
-    Reference,
-    dataset_reference,
-    read_reference,
-    write_reference,
-)
+from ddgan.evaluation.pretrained import parameters_digest
+from ddgan.evaluation.reference import Reference, dataset_reference, source_of
+from ddgan.evaluation.reference_files import read_reference, write_reference
 from ddgan.evaluation.sampling_time import count_evaluations
-from ddgan.evaluation.weights import parameters_digest
 from ddgan.models import GenerativeModel
 from ddgan.models.base import check_shapes
 from ddgan.registry import DATASETS, METRICS, MODELS
-
-# The key of the samples themselves, among the keys of extractors.
-_SAMPLES = ""
 
 
 @dataclass(frozen=True)
@@ -72,22 +65,26 @@ class Result:
 
 
 @dataclass
-class _ExtractorGroup:
-    """The metrics of one extractor, by name, with what they share."""
+class _Group:
+    """The metrics, by name, that take the same features of samples, or the samples themselves."""
 
-    metrics: dict[str, FeatureMetric] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     extractor: nn.Module | None = None
+    jpeg: int | None = None
     reference: Reference | None = None
 
     @property
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[str, str] | None:
         """What distinguishes the extractor's features of some images from those of others."""
+        if self.extractor is None:
+            return None
         return {"name": self.extractor.name, "digest": self.extractor.weights_digest}
 
     @property
     def comparing(self) -> dict[str, FeatureMetric]:
-        """The metrics that compare with real images."""
-        return {name: one for name, one in self.metrics.items() if one.needs != "nothing"}
+        """The metrics that compare features with those of real images."""
+        needing = {n: m for n, m in self.metrics.items() if isinstance(m, FeatureMetric)}
+        return {name: metric for name, metric in needing.items() if metric.needs != "nothing"}
 
 
 def build_metrics(names: Iterable[str], own: Mapping[str, Mapping]) -> dict[str, Any]:
@@ -135,69 +132,79 @@ class Evaluator:
         options: EvaluationOptions,
     ):
         self.metrics = metrics
-        self.open_dataset = open_dataset
+        self.open_dataset = functools.cache(open_dataset)
         self.sampler = _text(sampler)
         self.options = options
-        self._groups: dict[str, _ExtractorGroup] | None = None
+        self._groups: dict[str, _Group] | None = None
 
     def prepare(self, model: GenerativeModel) -> None:
         """Load the extractors and the reference sets; all processes call this.
 
         Raises UserError for metrics, model, data and files that do not fit together.
         """
-        groups: dict[str, _ExtractorGroup] = {}
+        groups: dict[str, _Group] = {}
         for name, metric in self.metrics.items():
             if isinstance(metric, FeatureMetric):
                 _check_images(name, model)
-                groups.setdefault(_key(metric), _ExtractorGroup()).metrics[name] = metric
+            if not isinstance(metric, ModelMetric):
+                groups.setdefault(_key(metric), _Group()).metrics[name] = metric
+            if use_dataset := getattr(metric, "use_dataset", None):
+                use_dataset(self.open_dataset())
         for group in groups.values():
-            config = next(iter(group.metrics.values())).extractor
-            group.extractor = _on_main_process_first(MODELS.build, config).to(model.device).eval()
-        comparing = [group for group in groups.values() if group.comparing]
+            metric = next(iter(group.metrics.values()))
+            if isinstance(metric, FeatureMetric):
+                group.jpeg = metric.jpeg
+                group.extractor = _on_main_process_first(MODELS.build, metric.extractor)
+                group.extractor.to(model.device).eval()
+        self._find_references(model, [group for group in groups.values() if group.comparing])
+        self._groups = groups
+
+    def _find_references(self, model: GenerativeModel, groups: list[_Group]) -> None:
         options = self.options
-        if options.export and len(comparing) != 1:
+        if options.export and len(groups) != 1:
             raise UserError(
-                f"--export-real is of one extractor; the metrics compare with {len(comparing)}"
+                f"--export-real is of one extractor; the metrics compare with {len(groups)}"
             )
-        if options.real_file and not comparing:
+        if options.real_file and not groups:
             raise UserError(
                 f"--real {options.real_file} is given, but none of {sorted(self.metrics)} compares "
                 "with real images; leave it out"
             )
-        if options.real_file:
-            for group in comparing:
-                self._read_file(group, options.real_file)
-        elif comparing:
-            dataset = self.open_dataset()
-            check_shapes(dataset, model)
-            for group in comparing:
-                self._use_dataset(group, dataset)
+        if groups and not options.real_file:
+            check_shapes(self.open_dataset(), model)
+        for group in groups:
+            group.reference = (
+                self._read_file(group) if options.real_file else self._of_dataset(group)
+            )
         if options.export and is_main_process():
-            write_reference(options.export, comparing[0].reference, comparing[0].names)
-        self._groups = groups
+            write_reference(options.export, groups[0].reference, groups[0].names)
 
-    def _read_file(self, group: _ExtractorGroup, path: Path) -> None:
-        group.reference = read_reference(path, group.extractor.feature_dim, group.names)
+    def _read_file(self, group: _Group) -> Reference:
+        path = self.options.real_file
+        reference = read_reference(path, group.extractor.feature_dim, group.names)
         for name, metric in group.comparing.items():
-            if metric.needs == "features" and group.reference.features is None:
+            if metric.needs == "features" and reference.features is None:
                 raise UserError(
                     f"--metric {name} compares single features, and --real {path} has only mu and "
                     "sigma; leave --real out, or write a file with --export-real"
                 )
+        return reference
 
-    def _use_dataset(self, group: _ExtractorGroup, dataset: Dataset) -> None:
-        needs = [metric.needs for metric in group.comparing.values()]
-        sizes = [
-            min(metric.num_real or len(dataset), len(dataset))
-            for metric in group.comparing.values()
-            if metric.needs == "features"
-        ]
-        group.reference = dataset_reference(
+    def _of_dataset(self, group: _Group) -> Reference:
+        dataset, metrics = self.open_dataset(), group.comparing.values()
+        return dataset_reference(
             dataset,
             group.extractor,
-            {"extractor": group.names},
-            "statistics" in needs or self.options.export is not None,
-            max(sizes, default=0),
+            group.names,
+            self.options.export is not None or any(m.needs == "statistics" for m in metrics),
+            max(
+                (
+                    min(metric.num_real or len(dataset), len(dataset))
+                    for metric in metrics
+                    if metric.needs == "features"
+                ),
+                default=0,
+            ),
             cache_root() / "real",
             self.options.num_workers,
             self.options.progress,
@@ -218,76 +225,82 @@ class Evaluator:
                     report(name, Result(values, protocol, metric.version))
                 # Others that sample at the same time would slow it down.
                 barrier()
-        requests = self._requests(model)
-        if not requests:
+        if not self._groups:
             return
+        requests = {key: self._request(model, group) for key, group in self._groups.items()}
         features = self._features(model, requests)
-        if is_main_process():
-            self._report(model, features, protocol, report)
-            if not self.options.keep_features:
-                for request in requests.values():
-                    request.cache.remove()
-
-    def _num(self, metric: Any) -> int:
-        return self.options.num or metric.num
-
-    def _requests(self, model: GenerativeModel) -> dict[str, FeatureRequest]:
-        generator = model.generator_ema if self.options.use_ema else model.generator
-        samples = {
-            "generator": parameters_digest(generator),
-            "ema": self.options.use_ema,
-            "sampler": self.sampler,
-            "seed": self.options.seed,
-            "device": model.device.type,
-        }
-        nums: dict[str, int] = {}
-        for metric in self.metrics.values():
-            if not isinstance(metric, ModelMetric):
-                nums[_key(metric)] = max(nums.get(_key(metric), 0), self._num(metric))
-        requests = {}
-        for key, num in nums.items():
-            group = self._groups.get(key)
-            identity = {**samples, "extractor": group.names if group else None}
-            cache = ShardCache(self.options.features_root, identity)
-            requests[key] = FeatureRequest(num, group.extractor if group else None, cache)
-        return requests
-
-    def _features(
-        self, model: GenerativeModel, requests: Mapping[str, FeatureRequest]
-    ) -> dict[str, Tensors]:
-        total = max(request.num for request in requests.values())
-        own = sum(shard_length(total, shard) for shard in own_shards(total))
-        label = "sampling" if get_world_size() == 1 else f"sampling, share 1/{get_world_size()}"
-        options = self.options
-        with options.progress(label, own) as advance:
-            return sample_features(
-                model, requests, options.seed, options.batch_size, options.use_ema, advance
-            )
-
-    def _report(
-        self,
-        model: GenerativeModel,
-        features: Mapping[str, Tensors],
-        protocol: dict[str, Any],
-        report: Callable[[str, Result], None],
-    ) -> None:
+        if not is_main_process():
+            return
         done: dict[int, dict[str, Any]] = {}
         for name, metric in self.metrics.items():
             if isinstance(metric, ModelMetric):
                 continue
-            num, group = self._num(metric), self._groups.get(_key(metric))
+            group = self._groups[_key(metric)]
             if id(metric) not in done:
-                fake = {n: x[:num].to(model.device) for n, x in features[_key(metric)].items()}
-                done[id(metric)] = dict(
-                    metric(fake, _real(metric, group.reference, model.device))
-                    if group
-                    else metric(fake["samples"])
+                done[id(metric)] = self._measure(metric, group, features[_key(metric)], model)
+            details = {"num": self._num(metric), **protocol, **_details(metric, group)}
+            report(name, Result(done[id(metric)], details, getattr(metric, "version", "1")))
+        if not self.options.keep_features:
+            for request in requests.values():
+                request.cache.remove()
+
+    def _num(self, metric: Any) -> int:
+        return self.options.num or metric.num
+
+    def _request(self, model: GenerativeModel, group: _Group) -> FeatureRequest:
+        options = self.options
+        identity = {
+            "generator": parameters_digest(
+                model.generator_ema if options.use_ema else model.generator
+            ),
+            "ema": options.use_ema,
+            "sampler": self.sampler,
+            "seed": options.seed,
+            "device": model.device.type,
+            "extractor": group.names,
+        }
+        if group.jpeg is not None:
+            identity["jpeg"] = group.jpeg
+        num = max(map(self._num, group.metrics.values()))
+        cache = ShardCache(options.features_root, identity)
+        return FeatureRequest(num, group.extractor, cache, group.jpeg)
+
+    def _features(
+        self, model: GenerativeModel, requests: Mapping[str, FeatureRequest]
+    ) -> dict[str, Tensors]:
+        options, world_size = self.options, get_world_size()
+
+        def images(batches: list[range]) -> Iterator[Tensor]:
+            for batch in batches:
+                yield model.sample(
+                    len(batch),
+                    seed=options.seed,
+                    batch_size=len(batch),
+                    first_index=batch.start,
+                    use_ema=options.use_ema,
                 )
-            sources = _sources(metric, group) if group else {}
-            if settings := getattr(metric, "settings", None):
-                sources["settings"] = settings
-            version = getattr(metric, "version", "1")
-            report(name, Result(done[id(metric)], {"num": num, **protocol, **sources}, version))
+
+        label = "sampling" if world_size == 1 else f"sampling, share 1/{world_size}"
+        shards = list(
+            compute_features(images, requests, options.batch_size, label, options.progress)
+        )
+        return {
+            name: concatenate([shard[name] for shard in shards if name in shard])
+            for name in (requests if shards else ())
+        }
+
+    def _measure(
+        self, metric: Any, group: _Group, features: Tensors, model: GenerativeModel
+    ) -> dict[str, Any]:
+        fake = {n: x[: self._num(metric)].to(model.device) for n, x in features.items()}
+        if not isinstance(metric, FeatureMetric):
+            return dict(metric(fake["samples"]))
+        real = None
+        if metric.needs == "statistics":
+            real = group.reference.statistics
+        elif metric.needs == "features":
+            real = {"features": group.reference.features[: metric.num_real].to(model.device)}
+        return dict(metric(fake, real))
 
 
 def protocol_of(model: GenerativeModel, options: EvaluationOptions) -> dict[str, Any]:
@@ -312,27 +325,29 @@ def protocol_of(model: GenerativeModel, options: EvaluationOptions) -> dict[str,
     }
 
 
-def _real(metric: FeatureMetric, reference: Reference | None, device: torch.device) -> Any:
-    if metric.needs == "nothing":
-        return None
-    if metric.needs == "statistics":
-        return reference.statistics
-    return {"features": reference.features[: metric.num_real].to(device)}
-
-
-def _sources(metric: FeatureMetric, group: _ExtractorGroup) -> dict[str, Any]:
-    """What a record says of the extractor and of the real images."""
-    if metric.needs == "nothing":
-        return {"extractor": group.names}
-    used = group.reference.num or None
-    if metric.needs == "features":
-        used = len(group.reference.features[: metric.num_real])
-    return {"extractor": group.names, "real": {**group.reference.source, "used": used}}
+def _details(metric: Any, group: _Group) -> dict[str, Any]:
+    """What a record says of a metric's settings, its extractor and the real images."""
+    details: dict[str, Any] = {}
+    if group.extractor is not None:
+        details["extractor"] = group.names
+    if isinstance(metric, FeatureMetric) and metric.needs != "nothing":
+        used = group.reference.num or None
+        if metric.needs == "features":
+            used = len(group.reference.features[: metric.num_real])
+        details["real"] = {**group.reference.source, "used": used}
+    elif (dataset := getattr(metric, "dataset", None)) is not None:
+        details["real"] = source_of(dataset)
+    settings = dict(getattr(metric, "settings", {}))
+    if group.jpeg is not None:
+        settings["jpeg"] = group.jpeg
+    return {**details, "settings": settings} if settings else details
 
 
 def _key(metric: Any) -> str:
-    """The same text for all metrics of one extractor."""
-    return _text(metric.extractor) if isinstance(metric, FeatureMetric) else _SAMPLES
+    """The same text for all metrics that take the same features."""
+    if not isinstance(metric, FeatureMetric):
+        return "samples"
+    return _text({"extractor": metric.extractor, "jpeg": metric.jpeg})
 
 
 def _text(config: Mapping[str, Any]) -> str:

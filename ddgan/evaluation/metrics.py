@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ddgan.data import Gaussians25
 from ddgan.errors import UserError
@@ -21,7 +22,7 @@ from ddgan.evaluation.mnist_classifier import (
     stacked_mnist_distribution,
 )
 from ddgan.evaluation.modes import finite_sample_floor, gaussian_mode_coverage, mode_coverage
-from ddgan.evaluation.optional_packages import import_torch_fidelity, torch_fidelity_version
+from ddgan.evaluation.pretrained import import_torch_fidelity, torch_fidelity_version
 from ddgan.evaluation.sampling_time import count_evaluations, sampling_times
 from ddgan.models import GenerativeModel
 from ddgan.registry import METRICS
@@ -55,9 +56,9 @@ class FeatureMetric(ABC):
 
     ``extractor`` is the config of the component of MODELS that computes the features, ``num`` the
     number of samples. ``needs`` names the real data to compare with: nothing, the statistics of all
-    images, or the features of ``num_real`` images at most (None: all). ``settings`` go into the
-    record. ``version`` changes when the values do. ``higher_is_better`` says for each value which
-    way is better.
+    images, or the features of ``num_real`` images at most (None: all). With ``jpeg`` samples, and
+    only samples, go through JPEG of that quality. ``settings`` go into the record. ``version``
+    changes when the values do. ``higher_is_better`` says for each value which way is better.
     """
 
     needs: ClassVar[Literal["nothing", "statistics", "features"]]
@@ -65,6 +66,7 @@ class FeatureMetric(ABC):
     extractor: dict[str, Any]
     num: int
     num_real: int | None = None
+    jpeg: int | None = None
     settings: Mapping[str, Any] = {}
     version: str
 
@@ -86,7 +88,8 @@ def _vgg16() -> dict[str, Any]:
 class FrechetDistance(FeatureMetric):
     """The Fréchet distance of features, FID by default: 50,000 samples against all of the data.
 
-    The value is called ``label``. Covariances have the divisor n - 1. (Heusel et al. 2017.)
+    The value is called ``label``. Covariances have the divisor n - 1. ``jpeg`` is the quality of
+    the JPEG files that samples pass through, as in the release of DDGAN. (Heusel et al. 2017.)
     """
 
     needs = "statistics"
@@ -95,6 +98,11 @@ class FrechetDistance(FeatureMetric):
     extractor: dict[str, Any] = field(default_factory=_inception)
     num: int = 50_000
     label: str = "fid"
+    jpeg: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.jpeg is not None and not 1 <= self.jpeg <= 95:
+            raise ValueError(f"FrechetDistance: jpeg is {self.jpeg}; expected a quality of 1 to 95")
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
@@ -297,18 +305,41 @@ def _stacked_modes(labels: np.ndarray, distribution: np.ndarray, accuracy: float
 class GaussianModes:
     """Modes of 25-Gaussians that samples cover, KL in nats, and the share of good samples.
 
-    Samples are (N, 2); one within four standard deviations of a centre is good.
+    Samples are (N, 2); one within four standard deviations of a centre is good. Centres and
+    deviation are those of the data set that the run compares with, by default of ``Gaussians25()``.
     """
 
-    higher_is_better: ClassVar = {"modes": True, "kl": False, "high_quality": True}
+    higher_is_better: ClassVar = {
+        "modes": True,
+        "kl": False,
+        "high_quality": True,
+        "lowest_share": True,
+        "modes_with_half": True,
+        "modes_with_fifth": True,
+    }
+    # 1: always scored against the centres and the deviation of Gaussians25().
+    version: ClassVar = "2"
 
     num: int = 10_000
 
+    def __post_init__(self) -> None:
+        self.dataset = Gaussians25()
+
+    def use_dataset(self, dataset: Dataset) -> None:
+        """Compare with this data set; raises UserError if it is not a mixture of Gaussians."""
+        if not (hasattr(dataset, "centres") and hasattr(dataset, "std")):
+            raise UserError(
+                f"GaussianModes compares with Gaussians25, but the data set is {dataset.name}; set "
+                "evaluation_dataset=dict(type='Gaussians25')"
+            )
+        self.dataset = dataset
+
     def __call__(self, samples: Tensor) -> dict[str, Any]:
-        """The coverage, and the KL of perfect samples."""
-        data = Gaussians25()
-        coverage = gaussian_mode_coverage(samples.cpu().numpy(), data.centres, data.std)
-        return {**coverage._asdict(), "kl_floor": finite_sample_floor(len(samples), 25)}
+        """The coverage, each mode's share, and the KL of perfect samples."""
+        centres, std = self.dataset.centres, self.dataset.std
+        coverage = gaussian_mode_coverage(samples.cpu().numpy(), centres, std)
+        floor = finite_sample_floor(len(samples), len(centres))
+        return {**coverage._asdict(), "kl_floor": floor}
 
 
 class ModelMetric(ABC):

@@ -15,12 +15,20 @@ class ModeCoverage(NamedTuple):
 
 
 class GaussianModeCoverage(NamedTuple):
-    """Coverage of a mixture of Gaussians by its high-quality samples, and their share in [0, 1]."""
+    """Coverage of a mixture of Gaussians by its high-quality samples, and their share in [0, 1].
+
+    ``shares`` are the numbers of such samples in each mode, divided by those expected;
+    ``modes_with_half`` and ``modes_with_fifth`` count the modes with at least so much of that.
+    """
 
     modes: int
     kl: float
     num_modes: int
     high_quality: float
+    lowest_share: float
+    modes_with_half: int
+    modes_with_fifth: int
+    shares: list[float]
 
 
 def mode_coverage(
@@ -90,10 +98,21 @@ def gaussian_mode_coverage(
     distances = np.linalg.norm(points[:, None] - centres, axis=-1)
     nearest = distances.argmin(axis=1)
     good = distances.min(axis=1) <= num_stds * std  # False for NaN
-    if not good.any():
-        return GaussianModeCoverage(0, float("inf"), num_modes, 0.0)
-    coverage = _coverage(np.bincount(nearest[good], minlength=num_modes), reference)
-    return GaussianModeCoverage(*coverage, high_quality=float(good.mean()))
+    counts = np.bincount(nearest[good], minlength=num_modes)
+    coverage = ModeCoverage(0, float("inf"), num_modes)
+    if good.any():
+        coverage = _coverage(counts, reference)
+    # Of a mode that is not expected at all, any share is enough.
+    expected = max(1, good.sum()) * reference
+    shares = np.divide(counts, expected, out=np.ones(num_modes), where=expected > 0)
+    return GaussianModeCoverage(
+        *coverage,
+        high_quality=float(good.mean()),
+        lowest_share=float(shares.min()),
+        modes_with_half=int((shares >= 0.5).sum()),
+        modes_with_fifth=int((shares >= 0.2).sum()),
+        shares=shares.tolist(),
+    )
 
 
 def _probabilities(reference: ArrayLike | None, num_modes: int) -> np.ndarray:

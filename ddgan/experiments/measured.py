@@ -34,6 +34,10 @@ class Measured:
         """Evaluations of the networks per sample, as counted while measuring."""
         return next((p["nfe"] for p in self.protocols.values() if p.get("nfe") is not None), None)
 
+    def version(self, column: str) -> str | None:
+        """The version of the metric that a column's value was measured by."""
+        return self.protocols.get(COLUMNS[column].metric, {}).get("version")
+
     def value(self, column: str) -> float | None:
         """The value of a table's column, or None where it was not measured."""
         place = COLUMNS[column]
@@ -62,7 +66,8 @@ def read_measured(paths: Iterable[str | Path]) -> list[Measured]:
             measured = Measured(config, path.parent, checkpoint)
             measured = found.setdefault((path.parent, checkpoint), measured)
             measured.values[record["metric"]] = record["values"]
-            measured.protocols[record["metric"]] = protocol
+            version = record["version"]
+            measured.protocols[record["metric"]] = {"version": version, **protocol}
     return list(found.values())
 
 
@@ -79,8 +84,12 @@ def newest_of(measured: Iterable[Measured], columns: Iterable[str]) -> list[Meas
 
 
 def best_of(measured: Iterable[Measured], last: Measured) -> Measured | None:
-    """The checkpoint of a run with the lowest FID, if that is not the ``last`` one."""
+    """The checkpoint of a run with the lowest FID, if that is not the ``last`` one.
+
+    Values of another version of the metric are not compared.
+    """
     scored = [m for m in measured if m.folder == last.folder and m.value("fid") is not None]
+    scored = [m for m in scored if m.version("fid") == last.version("fid")]
     best = min(scored, key=lambda one: one.value("fid"), default=None)
     if best is None or last.value("fid") is None or best.value("fid") >= last.value("fid"):
         return None

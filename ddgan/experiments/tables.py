@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ddgan.evaluation.metrics import DEFAULT_METRICS
 from ddgan.experiments.catalogue import global_batch_size
 from ddgan.experiments.measured import Measured, best_of, newest_of
 from ddgan.experiments.published import COLUMNS, Table
+from ddgan.registry import METRICS
 
 MISSING = "–"
 SELECTION = (
@@ -91,12 +93,21 @@ def differences(one: Measured, column: str, table: Table) -> list[str]:
     if real is not None and table.real and real not in table.real:
         sizes = " or ".join(f"{size:,}" for size in table.real)
         notes.append(f"compared with {real:,} images instead of {sizes}")
+    current = current_version(place.metric)
+    if current is not None and protocol.get("version", current) != current:
+        notes.append(f"version {protocol['version']} of the metric instead of {current}")
     if protocol.get("ema") is False:
         notes.append("the generator as trained, not its average")
     batch, intended = protocol.get("global_batch_size"), global_batch_size(one.config)
     if batch is not None and intended is not None and batch != intended:
         notes.append(f"trained with a global batch of {batch:,} instead of {intended:,}")
     return notes
+
+
+def current_version(metric: str) -> str | None:
+    """The version of a metric of the package, None where it depends on other packages."""
+    config = DEFAULT_METRICS.get(metric)
+    return getattr(METRICS.get(config["type"]), "version", None) if config else None
 
 
 def extractor_name(protocol: dict[str, Any]) -> str | None:

@@ -108,13 +108,22 @@ def test_the_best_is_known_after_resuming(train, tmp_path):
         assert a["values"] == b["values"]
 
 
-def test_a_best_of_another_protocol_is_not_compared_with(train, tmp_path):
+@pytest.mark.parametrize("change", ["number", "version", "data"])
+def test_a_best_of_another_protocol_is_not_compared_with(train, tmp_path, change):
     train("points", tmp_path, custom_hooks=[MODES], train_cfg__max_iters=3)
     record = json.loads((tmp_path / "best_modes_modes.json").read_text())
+    assert record["protocol"]["real"]["name"] == "gaussians25"
     record["values"]["modes"] = 1000
+    if change == "version":
+        record["version"] = "1"
     (tmp_path / "best_modes_modes.json").write_text(json.dumps(record))
-    train("points", tmp_path, custom_hooks=[{**MODES, "num": 200}], resume="auto")
-    assert json.loads((tmp_path / "best_modes_modes.json").read_text())["protocol"]["num"] == 200
+    hook = {**MODES, "num": 200} if change == "number" else MODES
+    scale = {"train_dataloader__dataset__scale": 0.3} if change == "data" else {}
+    train("points", tmp_path, custom_hooks=[hook], resume="auto", **scale)
+    record = json.loads((tmp_path / "best_modes_modes.json").read_text())
+    assert record["values"]["modes"] <= 25
+    assert record["version"] == "2"
+    assert record["protocol"]["num"] == (200 if change == "number" else 300)
 
 
 def test_two_processes_measure_what_one_does(start_ranks, tmp_path, train):

@@ -21,10 +21,10 @@ from ddgan.evaluation import (
     VGG16Extractor,
     feature_statistics,
     frechet_distance,
-    optional_packages,
+    pretrained,
 )
 from ddgan.evaluation.extractors import extract, normalised
-from ddgan.evaluation.optional_packages import import_timm, import_torch_fidelity
+from ddgan.evaluation.pretrained import import_timm, import_torch_fidelity
 from ddgan.utils.files import file_sha256
 
 
@@ -287,7 +287,7 @@ def test_a_missing_package_is_named(monkeypatch, module, use, hint):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, package)
 
-    monkeypatch.setattr(optional_packages.importlib, "import_module", import_module)
+    monkeypatch.setattr(pretrained.importlib, "import_module", import_module)
     with pytest.raises(UserError, match=hint):
         use()
 

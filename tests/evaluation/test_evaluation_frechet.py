@@ -9,7 +9,7 @@ from ddgan.evaluation.frechet import (
     feature_statistics,
     frechet_distance,
 )
-from ddgan.evaluation.optional_packages import import_torch_fidelity
+from ddgan.evaluation.pretrained import import_torch_fidelity
 
 
 def features(n, dim, seed, shift=0.0, dtype=np.float32):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prdc import compute_prdc
 
 from ddgan.evaluation import manifold, nearest_neighbours, precision_recall_density_coverage
-from ddgan.evaluation.optional_packages import import_torch_fidelity
+from ddgan.evaluation.pretrained import import_torch_fidelity
 
 NAMES = ["precision", "recall", "density", "coverage"]
 

@@ -4,7 +4,7 @@ import torch
 from prdc import compute_prdc
 
 from ddgan.errors import UserError
-from ddgan.evaluation import feature_statistics, optional_packages
+from ddgan.evaluation import feature_statistics, pretrained
 from ddgan.evaluation.metrics import (
     DEFAULT_METRICS,
     DensityCoverage,
@@ -15,6 +15,8 @@ from ddgan.evaluation.metrics import (
     PrecisionRecall,
 )
 from ddgan.registry import METRICS
+
+SHARES = ("lowest_share", "modes_with_half", "modes_with_fifth")
 
 
 def features(n, seed, shift=0.0, dim=24):
@@ -53,7 +55,11 @@ def test_names_of_the_command_line():
         ("fd_dinov2", {"fd_dinov2"}, set()),
         ("time", {"seconds"}, {"images_per_second"}),
         ("nfe", {"nfe"}, set()),
-        ("GaussianModes", {"kl"}, {"modes", "high_quality"}),
+        (
+            "GaussianModes",
+            {"kl"},
+            {"modes", "high_quality", "lowest_share", "modes_with_half", "modes_with_fifth"},
+        ),
         ("DigitModes", {"kl", "kl_uniform"}, {"modes"}),
         ("MnistModes", {"kl", "kl_uniform"}, {"modes"}),
     ],
@@ -138,9 +144,9 @@ def test_inception_score_says_what_is_missing():
 @pytest.mark.parametrize("metric", [InceptionScore, KernelDistance])
 def test_without_torch_fidelity_the_extra_is_named_before_any_work(monkeypatch, metric):
     def version(name):
-        raise optional_packages.importlib.metadata.PackageNotFoundError(name)
+        raise pretrained.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(optional_packages.importlib.metadata, "version", version)
+    monkeypatch.setattr(pretrained.importlib.metadata, "version", version)
     with pytest.raises(UserError, match=r"torch-fidelity is not installed.*ddgan\[eval\]"):
         metric()
     assert FrechetDistance().version

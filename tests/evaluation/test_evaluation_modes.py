@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from ddgan.data import Gaussians25
+from ddgan.data import Gaussians25, StackedDigits
+from ddgan.errors import UserError
 from ddgan.evaluation import finite_sample_floor, gaussian_mode_coverage, mode_coverage
+from ddgan.evaluation.metrics import GaussianModes
 
 RNG = np.random.default_rng
 
@@ -86,14 +89,43 @@ def test_bad_points_count_for_no_mode():
     centres = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     points = np.array([[0.1, 0.0], [0.0, -0.1], [9.0, 0.0], [5.0, 5.0], [np.nan, 0.0]])
     result = gaussian_mode_coverage(points, centres, std=0.5)
-    assert result == (2, pytest.approx(stats.entropy([2, 1, 0], [1, 1, 1])), 3, 0.6)
+    assert result[:4] == (2, pytest.approx(stats.entropy([2, 1, 0], [1, 1, 1])), 3, 0.6)
     weighted = gaussian_mode_coverage(points, centres, 0.5, reference=[0.5, 0.25, 0.25])
     assert weighted.kl == pytest.approx(stats.entropy([2, 1, 0], [2, 1, 1]))
 
 
+def test_shares_tell_thin_modes_from_full_ones():
+    """Four modes that should have 25 good samples each have 60, 20, 15 and 5."""
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    points = np.concatenate([np.repeat(centres, [60, 20, 15, 5], axis=0), [[4.0, 4.0]] * 10])
+    result = gaussian_mode_coverage(points, centres, std=0.5)
+    assert result.shares == pytest.approx([60 / 25, 20 / 25, 15 / 25, 5 / 25])
+    assert (result.modes, result.modes_with_half, result.modes_with_fifth) == (4, 3, 4)
+    assert result.lowest_share == pytest.approx(0.2)
+    assert result.high_quality == pytest.approx(100 / 110)
+    expected = gaussian_mode_coverage(points, centres, 0.5, reference=[0.6, 0.2, 0.15, 0.05])
+    assert expected.shares == pytest.approx([1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("settings", [{"scale": 1.0}, {"std": 0.1}], ids=str)
+def test_the_metric_scores_against_the_data_set_of_the_run(settings):
+    data = Gaussians25(num_samples=5000, seed=1, **settings)
+    points = torch.stack([item["x"] for item in data.__getitems__(list(range(5000)))])
+    metric = GaussianModes()
+    of_others = metric(points)
+    metric.use_dataset(data)
+    values = metric(points)
+    assert values["modes"] == values["modes_with_half"] == 25
+    assert values["high_quality"] > 0.998 > of_others["high_quality"]
+    assert values["lowest_share"] > 0.75
+    assert len(values["shares"]) == 25
+    with pytest.raises(UserError, match="data set is stackeddigits-train"):
+        metric.use_dataset(StackedDigits())
+
+
 def test_nothing_of_high_quality():
     result = gaussian_mode_coverage(np.full((4, 2), 9.0), np.zeros((1, 2)), std=0.1)
-    assert result == (0, np.inf, 1, 0.0)
+    assert result == (0, np.inf, 1, 0.0, 0.0, 0, 0, [0.0])
 
 
 @pytest.mark.parametrize("points", [np.zeros((3, 2, 1)), np.zeros((3, 3)), np.zeros((0, 2))])

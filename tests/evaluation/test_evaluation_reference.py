@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,13 +13,9 @@ import torch
 
 from ddgan.data import StackedDigits
 from ddgan.errors import UserError
-from ddgan.evaluation import PixelExtractor, feature_statistics, reference
-from ddgan.evaluation.reference import (
-    Reference,
-    dataset_reference,
-    read_reference,
-    write_reference,
-)
+from ddgan.evaluation import PixelExtractor, feature_statistics, reference_files
+from ddgan.evaluation.reference import Reference, dataset_reference
+from ddgan.evaluation.reference_files import read_reference, write_reference
 
 EXTRACTOR = {"name": "pixels", "digest": "d"}
 
@@ -129,10 +127,74 @@ def encrypted(content):
     return bytes(content)
 
 
+def pickled(version, content):
+    """A .npy file of a dict, as numpy writes it, or as numpy 1 and Python 2 did."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+    array = np.empty((), dtype=object)
+    array[()] = content
+    pickle.dump(array, file, protocol=version)
+    return file.getvalue()
+
+
+def test_foreign_forms_of_statistics_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    mu, sigma = rng.normal(size=3), np.cov(rng.normal(size=(3, 20)))
+    both = {"mu": mu, "sigma": sigma}
+    np.savez(tmp_path / "adm.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8), mu_s=mu, **both)
+    # Keys that are not needed are not read.
+    np.savez(tmp_path / "extra.npz", ema=np.array(True), other=np.array([{}]), **both)
+    np.save(tmp_path / "release.npy", both, allow_pickle=True)
+    (tmp_path / "old.npy").write_bytes(pickled(2, both))
+    columns = {"mu": mu.astype(">f8"), "sigma": np.asfortranarray(sigma)}
+    (tmp_path / "order.npy").write_bytes(pickled(4, columns))
+    (tmp_path / "fifth.npy").write_bytes(pickled(5, both))
+    torch.save(both, tmp_path / "fidelity.pt")
+    torch.save({k: torch.from_numpy(v) for k, v in both.items()}, tmp_path / "tensors.pt")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 8
+    for path in files:
+        found = read_reference(path, 3, EXTRACTOR)
+        np.testing.assert_array_equal(found.statistics.mean, mu, err_msg=path.name)
+        np.testing.assert_array_equal(found.statistics.cov, sigma, err_msg=path.name)
+        assert (found.num, found.source["file"]) == (0, path.name)
+
+
+def test_statistics_that_cannot_be_used_say_what_to_do(tmp_path):
+    mu, sigma = np.zeros(3), np.eye(3)
+
+    def refused(name, match, **arrays):
+        path = tmp_path / name
+        if arrays:
+            np.savez(path, **arrays)
+        with pytest.raises(UserError, match=match) as error:
+            read_reference(path, 3, EXTRACTOR)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    refused("a.npz", "sigma that are not finite", mu=mu, sigma=sigma * np.nan)
+    refused("b.npz", "mu of type <U1; expected real", mu=np.array(["a"] * 3), sigma=sigma)
+    refused("c.npz", "holds images .*evaluation_dataset", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    refused("d.npz", r"expected \{'mu': \(3,\)", mu=mu)
+    np.save(tmp_path / "e.npy", sigma)
+    refused("e.npy", r"holds one array float64 \(3, 3\)")
+    np.save(tmp_path / "f.npy", {"mean": mu}, allow_pickle=True)
+    refused("f.npy", r"keys \['mean'\]; expected mu and sigma")
+    torch.save([mu], tmp_path / "g.pt")
+    refused("g.pt", "holds a list; expected a dict")
+    # EDM's reference files: the command that the message gives converts them.
+    path = tmp_path / "edm.pkl"
+    path.write_bytes(pickle.dumps({"fid": {"mu": mu, "sigma": sigma}}))
+    message = refused("edm.pkl", "convert it with: python -c")
+    command = message[message.index("python -c") :].removeprefix("python")
+    subprocess.run(f"{sys.executable}{command}", shell=True, check=True)
+    assert read_reference(f"{path}.npz", 3, EXTRACTOR).statistics.cov.trace() == 3
+
+
 def test_reference_files_that_are_none(tmp_path, monkeypatch):
     marker, path = tmp_path / "ran", tmp_path / "x.npz"
 
-    def refused(content, match="damaged or not a .npz file"):
+    def refused(content, match="damaged or not a file|is a pickle"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=match):
             read_reference(path, 3, EXTRACTOR)
@@ -142,7 +204,15 @@ def test_reference_files_that_are_none(tmp_path, monkeypatch):
     np.savez(good, mu=np.zeros(3), sigma=np.eye(3))
     objects = io.BytesIO()
     np.savez(objects, mu=np.array([Malicious(marker)] * 3, dtype=object), sigma=np.eye(3))
-    refused(pickle.dumps(Malicious(marker)))
+    code = Malicious(marker)
+    refused(pickle.dumps(code))
+    for version in (2, 4, 5):
+        refused(pickled(version, code), "damaged .*refers to")
+        refused(pickled(version, {"mu": code, "sigma": np.eye(3)}), "damaged .*refers to")
+    torch.save({"mu": code}, path)
+    refused(path.read_bytes())
+    cut = pickled(4, {"mu": np.zeros(3), "sigma": np.eye(3)})
+    refused(cut[:-30])
     refused(objects.getvalue())
     refused(good.getvalue()[:-50])
     refused(b"")
@@ -154,9 +224,9 @@ def test_reference_files_that_are_none(tmp_path, monkeypatch):
         refused(odd.getvalue(), r"as num; expected a whole number")
     large = io.BytesIO()
     with zipfile.ZipFile(large, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("features.npy", bytes(5_000_000))
+        archive.writestr("mu.npy", bytes(5_000_000))
     with monkeypatch.context() as limited:
-        limited.setattr(reference, "_MAX_BYTES", 4_000_000)
+        limited.setattr(reference_files, "_MAX_BYTES", 4_000_000)
         refused(large.getvalue(), "unpacks to 5000000 bytes, over the limit of 4000000")
     huge = io.BytesIO()
     header = io.BytesIO()

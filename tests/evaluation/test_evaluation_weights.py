@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ddgan.errors import CheckpointError, UserError
-from ddgan.evaluation import weights
-from ddgan.evaluation.weights import PublishedWeights, parameters_digest, read_state_dict
+from ddgan.evaluation import pretrained as weights
+from ddgan.evaluation.pretrained import PublishedWeights, parameters_digest, read_state_dict
 
 CONTENT = bytes(range(256)) * 10_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -76,7 +76,7 @@ def files(folder):
 
 
 def test_is_downloaded_once_and_then_found(cache, server, requests, log):
-    published = PublishedWeights("good.pth", f"{server}/good.pth", SHA256)
+    published = PublishedWeights(f"{server}/good.pth", SHA256)
     for _ in range(2):
         path, digest = published.find()
         assert path == cache / "good.pth"
@@ -89,11 +89,11 @@ def test_is_downloaded_once_and_then_found(cache, server, requests, log):
 
 @pytest.mark.parametrize("name", ["changed", "cut", "missing"])
 def test_leaves_nothing_of_a_download_that_is_not_right(cache, server, name):
-    published = PublishedWeights("good.pth", f"{server}/{name}.pth", SHA256)
+    published = PublishedWeights(f"{server}/{name}.pth", SHA256)
     with pytest.raises(UserError) as error:
         published.find()
     assert files(cache) == []
-    for part in (f"{server}/{name}.pth", SHA256, str(cache / "good.pth"), "'weights'"):
+    for part in (f"{server}/{name}.pth", SHA256, str(cache / f"{name}.pth"), "'weights'"):
         assert part in str(error.value)
 
 
@@ -104,7 +104,7 @@ def test_offline_says_what_to_put_where(cache, server):
         url = f"http://127.0.0.1:{closed.server_port}/good.pth"
     assert str(port) not in url
     with pytest.raises(UserError, match=r"good\.pth cannot be downloaded from http") as error:
-        PublishedWeights("good.pth", url, SHA256).find()
+        PublishedWeights(url, SHA256).find()
     assert f"put it at {cache / 'good.pth'}" in str(error.value)
     assert SHA256 in str(error.value)
 
@@ -112,13 +112,13 @@ def test_offline_says_what_to_put_where(cache, server):
 def test_a_damaged_file_in_the_cache_is_replaced(cache, server, log):
     cache.mkdir(parents=True)
     (cache / "good.pth").write_bytes(CONTENT[:100])
-    path, _ = PublishedWeights("good.pth", f"{server}/good.pth", SHA256).find()
+    path, _ = PublishedWeights(f"{server}/good.pth", SHA256).find()
     assert path.read_bytes() == CONTENT
     assert "is damaged" in log[0][1]
 
 
 def test_a_local_file_is_taken_as_it_is(tmp_path, cache, server, requests, log):
-    published = PublishedWeights("good.pth", f"{server}/good.pth", SHA256)
+    published = PublishedWeights(f"{server}/good.pth", SHA256)
     (tmp_path / "a.pth").write_bytes(CONTENT)
     assert published.find(tmp_path / "a.pth") == (tmp_path / "a.pth", SHA256)
     assert log == []
@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, server):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DDGAN_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=str(tmp_path / "file")):
-        PublishedWeights("good.pth", f"{server}/good.pth", SHA256).find()
+        PublishedWeights(f"{server}/good.pth", SHA256).find()
 
 
 def test_reads_both_forms(tmp_path):

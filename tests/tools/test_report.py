@@ -18,12 +18,13 @@ from ddgan.experiments import (
     read_measured,
 )
 from ddgan.experiments.catalogue import config_path
-from ddgan.experiments.tables import differences, format_published
+from ddgan.experiments.measured import best_of
+from ddgan.experiments.tables import current_version, differences, format_published
 
 ROOT = Path(__file__).parents[2]
 
 
-def write(folder, iteration, metric, values, **protocol):
+def write(folder, iteration, metric, values, version=None, **protocol):
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = f"iter_{iteration}.pth"
     protocol = {
@@ -34,7 +35,8 @@ def write(folder, iteration, metric, values, **protocol):
         "device": "cuda:0",
         **protocol,
     }
-    record = {"metric": metric, "version": "1", "values": values, "protocol": protocol}
+    version = version or (current_version(metric) or "1")
+    record = {"metric": metric, "version": version, "values": values, "protocol": protocol}
     (folder / f"iter_{iteration}_{metric}.json").write_text(json.dumps(record))
 
 
@@ -60,6 +62,25 @@ def test_the_row_of_a_run_stands_below_the_published_one(tmp_path):
     run = tmp_path / "ddgan_stackedmnist"
     write(run, 150_000, "modes", {"modes": 998, "kl": 0.1234}, num=25_600)
     assert markdown_table(TABLES["ddgan-3"], read_measured([tmp_path])) == EXPECTED_STACKED
+
+
+def test_versions_of_a_metric_are_read_and_not_mixed(tmp_path):
+    """Records of version 1 of recall, as written before the balls were closed."""
+    run = tmp_path / "ddgan_cifar10"
+    for iteration, version in ((100, "1"), (200, "2")):
+        write(run, iteration, "recall", {"recall": 0.5}, version, num=50_000)
+    old, new = read_measured([tmp_path])
+    assert old.value("recall") == new.value("recall") == 0.5
+    assert (old.version("recall"), new.version("recall")) == ("1", "2")
+    table = TABLES["ddgan-1"]
+    assert differences(old, "recall", table) == ["version 1 of the metric instead of 2"]
+    assert differences(new, "recall", table) == []
+    # A lower value of another version is not a better one.
+    for iteration, fid, version in ((100, 2.0, "0"), (150, 3.0, "1"), (200, 4.0, "1")):
+        write(run, iteration, "fid", {"fid": fid}, version)
+    measured = read_measured([tmp_path])
+    last = max(measured, key=lambda one: one.iteration)
+    assert best_of(measured, last).value("fid") == 3.0
 
 
 def test_other_protocols_are_named_in_footnotes(tmp_path):

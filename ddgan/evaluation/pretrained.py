@@ -1,13 +1,17 @@
-"""Weights of feature extractors: a local file, a checked one in the cache, or a download."""
+"""Pretrained networks: the packages that build them, imported at first use, and their weights."""
 
 import hashlib
+import importlib
+import importlib.metadata
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from mmengine.logging import print_log
@@ -19,15 +23,21 @@ from ddgan.evaluation.cache import cache_root
 from ddgan.utils.files import check_not_a_page, file_sha256, refusal
 
 _TIMEOUT_S = 30
+# Owns the declarations below: torch drops them together with this object.
+_TORCHVISION_OPERATORS: list[torch.library.Library] = []
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights as its authors publish it: its name, address and SHA-256."""
+    """A file of weights as its authors publish it: its address and SHA-256."""
 
-    file: str
     url: str
     sha256: str
+
+    @property
+    def file(self) -> str:
+        """The name of the file, also in the cache."""
+        return self.url.rsplit("/", 1)[-1]
 
     def find(self, path: str | Path | None = None) -> tuple[Path, str]:
         """The file and its SHA-256: ``path``, or the one in the cache, or a download into it.
@@ -39,22 +49,18 @@ class PublishedWeights:
         if path is not None:
             digest = weights_digest(path)
             if digest != self.sha256:
-                print_log(
+                _warn(
                     f"{path} has the SHA-256 {digest}, not that of {self.file} ({self.sha256}); "
-                    "values measured with it do not compare with published ones",
-                    "current",
-                    logging.WARNING,
+                    "values measured with it do not compare with published ones"
                 )
             return Path(path), digest
         cached = cache_root() / "weights" / self.file
         if cached.is_file():
             if (digest := weights_digest(cached)) == self.sha256:
                 return cached, digest
-            print_log(
+            _warn(
                 f"{cached} is damaged (SHA-256 {digest}, expected {self.sha256}) and is downloaded "
-                "again",
-                "current",
-                logging.WARNING,
+                "again"
             )
         self._download(cached)
         return cached, self.sha256
@@ -72,6 +78,10 @@ class PublishedWeights:
                 f"can, download it, check that its SHA-256 is {self.sha256}, and put it at "
                 f"{target}, or name the file in the extractor's argument 'weights'"
             ) from None
+
+
+def _warn(text: str) -> None:
+    print_log(text, "current", logging.WARNING)
 
 
 @contextmanager
@@ -124,3 +134,62 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} does not hold a dict of tensors, as a file of weights does")
     return dict(state)
+
+
+def import_torch_fidelity() -> ModuleType:
+    """Import torch-fidelity's registry; raises UserError if the package is not installed."""
+    _import_torchvision("eval")
+    _import("torch_fidelity", "torch-fidelity", "eval")
+    return importlib.import_module("torch_fidelity.registry")
+
+
+def import_timm() -> ModuleType:
+    """Import timm; raises UserError if it is not installed."""
+    _import_torchvision("timm")
+    return _import("timm", "timm", "timm")
+
+
+def torch_fidelity_version() -> str:
+    """The version of torch-fidelity, without importing it; raises UserError if missing."""
+    try:
+        return importlib.metadata.version("torch-fidelity")
+    except importlib.metadata.PackageNotFoundError:
+        raise _missing("torch-fidelity", "eval") from None
+
+
+def _import(module: str, package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise _missing(package, extra) from None
+
+
+def _missing(package: str, extra: str) -> UserError:
+    return UserError(
+        f"{package} is not installed, and this metric needs it; "
+        f"pip install 'ddgan[{extra}]', or {package} itself"
+    )
+
+
+def _import_torchvision(extra: str) -> None:
+    """Import torchvision even if its compiled part does not fit torch.
+
+    A torchvision built for CUDA cannot load its operators with a CPU build of torch, and fails when
+    it describes them. Declaring the two operators it looks for lets it load; they cannot be called,
+    and nothing here calls them.
+    """
+    try:
+        _import("torchvision", "torchvision", extra)
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for operator in ("nms", "qnms"):
+            library.define(operator + boxes)
+        _TORCHVISION_OPERATORS.append(library)
+        importlib.import_module("torchvision")
