@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from ddgan.ops import ada_group_norm, same_conv2d
+from ddgan.ops.backend import forward_mode
 
 Fan = Literal["avg", "out"]
 
@@ -212,6 +214,13 @@ class GroupNorm(nn.Module):
         return ada_group_norm(x, self.num_groups, scale, shift, 1e-6, self.activation)
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if not forward_mode():
+        return F.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no forward-mode derivative
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Single-head self-attention over the positions of a feature map, with a residual."""
 
@@ -229,7 +238,7 @@ class Attention(nn.Module):
         n, c, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = (part[:, None] for part in self.qkv(tokens))
-        h = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        h = self.out(_attend(q, k, v)[:, 0])
         h = h.transpose(1, 2).reshape(n, c, height, width)
         # Not in place: h may be a view, whose gradient autograd would copy.
         return torch.add(x, h).mul_(self.residual_gain)

@@ -9,13 +9,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "torch", "cpu", "cuda")
 HOW_TO_BUILD = "build them with `python setup.py build_ext --inplace` or `pip install -e .`"
@@ -26,8 +27,8 @@ kernels = torch.ops.ddgan
 
 _loading = threading.Lock()
 _built: dict[str, bool] = {}
-# Registered by the files of the operations: name -> (fake, setup_context, backward).
-_derivatives: dict[str, tuple[Callable, Callable, Callable]] = {}
+# Registered by the files of the operations: name -> (fake, setup_context, backward, jvp).
+_derivatives: dict[str, tuple[Callable, Callable, Callable, Callable]] = {}
 
 
 def _check_name(name: str, source: str) -> str:
@@ -59,9 +60,9 @@ def _load() -> str | None:
         return f"{problem}; {HOW_TO_BUILD}"
     if not hasattr(kernels, _NEWEST):
         return f"{path.name} was built from older sources; {HOW_TO_BUILD}"
-    for name, (fake, setup, backward) in _derivatives.items():
+    for name, (fake, *derivatives) in _derivatives.items():
         torch.library.register_fake(f"ddgan::{name}", fake)
-        _register_autograd(name, setup, backward)
+        _register_autograd(name, *derivatives)
     return None
 
 
@@ -185,12 +186,41 @@ def report() -> str:
 # Derivatives. All private names of torch in this package are below; tests/ops fails if they move.
 
 
-def differentiable(name: str, fake: Callable, setup: Callable, backward: Callable) -> None:
-    """Declare an operator's shapes and its derivative, registered when the library loads.
+def differentiable(
+    name: str, fake: Callable, setup: Callable, backward: Callable, jvp: Callable
+) -> None:
+    """Declare an operator's shapes and its derivatives, registered when the library loads.
 
-    The arguments are those of ``torch.library.register_fake`` and ``register_autograd``.
+    ``fake``, ``setup`` and ``backward`` are those of ``torch.library.register_fake`` and
+    ``register_autograd``; backward is called when at least one gradient is not None, and None
+    stands for zero. ``jvp(inputs, outputs, tangents)`` gives the tangent of each output; tangents
+    of tensors may be None for zero. It is made of differentiable operations.
     """
-    _derivatives[name] = (fake, setup, backward)
+    _derivatives[name] = (fake, setup, backward, jvp)
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are being taken, by duals or by ``torch.func.jvp``."""
+    return forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+
+
+def transformed() -> bool:
+    """Whether tensors may have derivatives that ``requires_grad`` does not show.
+
+    Tangents, and the outer ones of nested transforms of ``torch.func``.
+    """
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+@contextmanager
+def _modes(reverse: bool, forward: bool) -> Iterator[None]:
+    """Allow derivatives of both modes or not."""
+    with torch.set_grad_enabled(reverse), forward_ad._set_fwd_grad_enabled(forward):
+        yield
+
+
+def _primal(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else forward_ad.unpack_dual(tensor).primal
 
 
 def _has_kernel(operator: str, key: str) -> bool:
@@ -202,33 +232,61 @@ def _fragment() -> torch.library.Library:
     return torch.library.Library("ddgan", "FRAGMENT")
 
 
-def _register_autograd(name: str, setup: Callable, backward: Callable) -> None:
-    """Do what ``torch.library.register_autograd`` does in half its time.
+def _register_autograd(name: str, setup: Callable, backward: Callable, jvp: Callable) -> None:
+    """Do what ``torch.library.register_autograd`` does in half its time, and forward mode.
 
-    That inspects the schema in every call, for 30 to 70 µs: more than a small tensor takes.
+    That inspects the schema in every call, for 30 to 70 µs: more than a small tensor takes. It
+    gives no tangents, and an error under the transforms of ``torch.func``.
     """
+    from torch._functorch.utils import enable_single_level_autograd_function
+    from torch.autograd.function import _SingleLevelFunction
+
     op = getattr(kernels, name).default
 
     def run(keyset: torch._C.DispatchKeySet, inputs: Sequence[Any]) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keyset & torch._C._after_autograd_keyset, *inputs)
 
-    class Derivative(torch.autograd.Function):
+    # Like PyTorch's own operators, it differentiates at one level of torch.func's transforms, and
+    # the dispatcher calls it again for the next level, which needs the caller's modes.
+    class Derivative(_SingleLevelFunction):
         @staticmethod
-        def forward(ctx, *inputs_and_keyset):
-            *inputs, keyset = inputs_and_keyset
-            output = run(keyset, inputs)
+        def forward(ctx, *inputs_and_call):
+            *inputs, (keyset, modes) = inputs_and_call
+            with _modes(*modes) if modes else nullcontext():
+                output = run(keyset, inputs)
+            ctx.set_materialize_grads(False)
             setup(ctx, inputs, output)
+            if forward_ad._current_level >= 0:
+                outputs = output if isinstance(output, tuple) else (output,)
+                tensors = [value if isinstance(value, Tensor) else None for value in inputs]
+                ctx.save_for_forward(*tensors, *outputs)
+                ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
             return output
 
         @staticmethod
         def backward(ctx, *grads):
+            if all(grad is None for grad in grads):
+                return (None,) * len(ctx.needs_input_grad)
             return (*backward(ctx, *grads), None)
 
+        @staticmethod
+        def jvp(ctx, *tangents):
+            count = len(ctx.others)
+            with forward_ad._set_fwd_grad_enabled(True):  # for the outer levels
+                saved = [_primal(tensor) for tensor in ctx.saved_tensors]
+                inputs = [b if a is None else a for a, b in zip(ctx.others, saved, strict=False)]
+                return jvp(inputs, saved[count:], tangents[:count])
+
     def kernel(keyset, *inputs):
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
-            return Derivative.apply(*inputs, keyset)
-        return run(keyset, inputs)
+        wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        if not wanted and not forward_mode():
+            return run(keyset, inputs)
+        if not torch._C._are_functorch_transforms_active():
+            return Derivative.apply(*inputs, (keyset, None))
+        modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        with enable_single_level_autograd_function():
+            return Derivative.apply(*inputs, (keyset, modes))
 
     _fragment().impl(name, kernel, "Autograd", with_keyset=True)
 

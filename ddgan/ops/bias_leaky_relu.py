@@ -13,6 +13,7 @@ from ddgan.ops.backend import (
     empty_like,
     empty_sums,
     kernels,
+    transformed,
 )
 
 
@@ -37,14 +38,14 @@ def fused_bias_leaky_relu(
         raise ValueError(f"clamp is {clamp}; expected None or a limit of at least 0")
     if not compiled(x):
         return bias_leaky_relu_reference(x, bias, negative_slope, gain, clamp)
-    needed = x.requires_grad or (bias is not None and bias.requires_grad)
+    learning = x.requires_grad or (bias is not None and bias.requires_grad)
     y, _ = kernels.bias_leaky_relu(
         x,
         None if bias is None else bias.contiguous(),
         float(negative_slope),
         float(gain),
         -1.0 if clamp is None else float(clamp),
-        needed and torch.is_grad_enabled(),
+        (learning and torch.is_grad_enabled()) or transformed(),
     )
     return y
 
@@ -79,17 +80,29 @@ def _setup(ctx, inputs, output) -> None:
     ctx.last = channels_last(x)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
 
 def _backward(ctx, grad, _mask):
-    if grad is None:
-        return (None,) * 6
     (mask,) = ctx.saved_tensors
     wanted = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
     dx, db = kernels.bias_leaky_relu_backward(grad, mask, ctx.slope, ctx.gain, ctx.last, wanted)
     return dx, db.to(ctx.bias_dtype) if wanted else None, None, None, None, None
+
+
+def _row(bias: Tensor, like: Tensor) -> Tensor:
+    """(C,) expanded to the shape and dtype of ``like``."""
+    return bias.to(like.dtype).reshape(1, -1, *[1] * (like.ndim - 2)).expand_as(like)
+
+
+def _jvp(inputs, outputs, tangents):
+    """The tangent of x + bias passes where a gradient would."""
+    x, _, slope, gain, *_ = inputs
+    dx, dbias = tangents[:2]
+    total = dx if dbias is None else _row(dbias, x) if dx is None else dx + _row(dbias, x)
+    last = channels_last(x)
+    dy, _ = kernels.bias_leaky_relu_backward(total, outputs[1], slope, gain, last, False)
+    return dy, None
 
 
 def _backward_fake(grad, mask, slope, gain, channels_last, bias_grad):
@@ -100,23 +113,25 @@ def _backward_fake(grad, mask, slope, gain, channels_last, bias_grad):
 
 def _backward_setup(ctx, inputs, output) -> None:
     grad, mask, *ctx.scalars, ctx.bias_grad = inputs
-    ctx.shape, ctx.dtype = grad.shape, grad.dtype
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(mask)
+    ctx.save_for_backward(mask, grad)
 
 
 def _second(ctx, grad_dx, grad_db):
     """The backward is linear in the gradient, and is its own adjoint."""
+    mask, grad = ctx.saved_tensors
     cotangent = grad_dx
     if ctx.bias_grad and grad_db is not None:
-        row = grad_db.to(ctx.dtype).reshape(1, -1, *[1] * (len(ctx.shape) - 2))
-        cotangent = row.expand(ctx.shape) if grad_dx is None else grad_dx + row
+        row = _row(grad_db, grad)
+        cotangent = row if grad_dx is None else grad_dx + row
     if cotangent is None:
         return (None,) * 6
-    (mask,) = ctx.saved_tensors
-    grad, _ = kernels.bias_leaky_relu_backward(cotangent, mask, *ctx.scalars, False)
-    return (grad, *[None] * 5)
+    dgrad, _ = kernels.bias_leaky_relu_backward(cotangent, mask, *ctx.scalars, False)
+    return (dgrad, *[None] * 5)
 
 
-differentiable("bias_leaky_relu", _fake, _setup, _backward)
-differentiable("bias_leaky_relu_backward", _backward_fake, _backward_setup, _second)
+def _backward_jvp(inputs, outputs, tangents):
+    return kernels.bias_leaky_relu_backward(tangents[0], *inputs[1:])
+
+
+differentiable("bias_leaky_relu", _fake, _setup, _backward, _jvp)
+differentiable("bias_leaky_relu_backward", _backward_fake, _backward_setup, _second, _backward_jvp)

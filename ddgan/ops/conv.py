@@ -76,6 +76,19 @@ def _backward(ctx, grad):
     return dx, dweight if wants_weight else None, dbias, None
 
 
+def _jvp(inputs, outputs, tangents):
+    x, weight, _, transposed = inputs
+    dx, dweight, dbias, _ = tangents
+    terms = []
+    if dx is not None:
+        terms.append(kernels.conv3x3(dx, weight, None, transposed))
+    if dweight is not None:
+        terms.append(kernels.conv3x3(x, dweight, None, transposed))
+    if dbias is not None:
+        terms.append(dbias[None, :, None, None].expand_as(outputs[0]))
+    return (sum(terms[1:], terms[0]),)
+
+
 def _weight_fake(x, grad, bias_grad, weight_channels_last):
     c, k = x.shape[1], grad.shape[1]
     layout = torch.channels_last if weight_channels_last else torch.contiguous_format
@@ -85,7 +98,6 @@ def _weight_fake(x, grad, bias_grad, weight_channels_last):
 
 def _weight_setup(ctx, inputs, output) -> None:
     x, grad, ctx.bias_grad, _ = inputs
-    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, grad)
 
 
@@ -102,6 +114,19 @@ def _weight_backward(ctx, cot_weight, cot_bias):
     return dx, dgrad, None, None
 
 
+def _weight_jvp(inputs, outputs, tangents):
+    """Linear in x and in the gradient."""
+    x, grad, bias_grad, last = inputs
+    dx, dgrad = tangents[:2]
+    weight = bias = None
+    if dgrad is not None:
+        weight, bias = kernels.conv3x3_weight(x, dgrad, bias_grad, last)
+    if dx is not None:
+        of_x, _ = kernels.conv3x3_weight(dx, grad, False, last)
+        weight = of_x if weight is None else weight + of_x
+    return weight, torch.zeros_like(outputs[1]) if bias is None else bias
+
+
 # Each derivative is made of the two operators, so there are derivatives of any order.
-differentiable("conv3x3", _fake, _setup, _backward)
-differentiable("conv3x3_weight", _weight_fake, _weight_setup, _weight_backward)
+differentiable("conv3x3", _fake, _setup, _backward, _jvp)
+differentiable("conv3x3_weight", _weight_fake, _weight_setup, _weight_backward, _weight_jvp)

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddgan.ops.backend import accumulation_dtype, compiled, differentiable, empty_like, kernels
+from ddgan.ops.backend import (
+    accumulation_dtype,
+    compiled,
+    differentiable,
+    empty_like,
+    kernels,
+    transformed,
+)
 
 Kernel = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
@@ -35,7 +42,7 @@ def upfirdn2d(
     taps = _taps(kernel)
     shape = (len(taps),) if taps is not None else torch.as_tensor(kernel).shape
     _check(x, shape, up, down, pads)
-    learned = isinstance(kernel, Tensor) and kernel.requires_grad
+    learned = isinstance(kernel, Tensor) and (kernel.requires_grad or transformed())
     if learned or not compiled(x):
         filter2d = _kernel2d(kernel, x.device, accumulation_dtype(x))
         return upfirdn2d_reference(x, filter2d, up, down, pads, gain)
@@ -149,7 +156,17 @@ def _backward(ctx, grad):
     return (y, *[None] * 12)
 
 
-differentiable("upfirdn2d", _fake, _setup, _backward)
+def _jvp(inputs, outputs, tangents):
+    _, taps, kernel, *rest = inputs
+    if tangents[2] is not None:
+        raise RuntimeError(
+            "ddgan.ops.kernels.upfirdn2d has no derivative with respect to its kernel; call "
+            "ddgan.ops.upfirdn2d, which takes the reference for that"
+        )
+    return (kernels.upfirdn2d(tangents[0], taps, kernel, *rest),)
+
+
+differentiable("upfirdn2d", _fake, _setup, _backward, _jvp)
 
 
 def _normalized(kernel: Kernel) -> Kernel:
