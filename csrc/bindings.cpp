@@ -34,7 +34,7 @@ ddgan::Dtype dtype_of(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(false, name, " must be float32, float64, float16 or bfloat16");
 }
 
-// Whether `t` is read as (N, H, W, C): the same rule as channels_last() in ddgan/ops/native.py.
+// Whether `t` is read as (N, H, W, C): the same rule as channels_last() in ddgan/ops/backend.py.
 bool channels_last(const Tensor& t) {
   return t.dim() == 4 && !t.is_contiguous() && t.stride(1) == 1 && t.stride(3) >= t.size(1);
 }
@@ -158,3 +158,11 @@ STABLE_TORCH_LIBRARY_IMPL(ddgan, CUDA, m) { DDGAN_IMPLEMENT(m) }
 extern "C" __attribute__((visibility("default"))) const char* ddgan_cpu_capability() {
   return ddgan::cpu_capability();
 }
+#if defined(DDGAN_WITH_CUDA)
+extern "C" __attribute__((visibility("default"))) const char* ddgan_cuda_probe(int device) {
+  return ddgan::cuda::probe(device);
+}
+extern "C" __attribute__((visibility("default"))) int ddgan_cuda_toolkit() {
+  return ddgan::cuda::toolkit();
+}
+#endif

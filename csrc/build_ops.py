@@ -26,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path(__file__).parent
 ABI = "0x020a000000000000"  # the stable ABI of PyTorch 2.10
-KNOWN_ARCHITECTURES = ("7.0", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+KNOWN_ARCHITECTURES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 CUDA_SOURCES = ("cuda/norm.cu", "cuda/fir.cu", "cuda/bias_act.cu")  # the slowest first
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden"]
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
@@ -192,17 +192,31 @@ def compile_commands(plan: Plan, out: Path) -> dict[Path, list[str]]:
     return commands
 
 
+def runtime_folder(nvcc: Path) -> Path:
+    """The folder of the toolkit's libcudart_static.a: lib64, or lib in those of pip and conda."""
+    # nvcc on the PATH may be a wrapper script; ask it where its toolkit is.
+    dry_run = [str(nvcc), "--dryrun", "-c", "x.cu"]
+    shown = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
+    found = re.search(r"TOP=(\S+)", shown)
+    root = Path(found[1]) if found else nvcc.resolve().parent.parent
+    # Conda has the compiler in <prefix>/bin and, by its version, libraries in one of the last two.
+    folders = [root / "lib64", root / "lib", *sorted(root.glob("targets/*/lib"))]
+    for folder in folders:
+        if (folder / "libcudart_static.a").exists():
+            return folder
+    raise BuildError(
+        f"the toolkit of {nvcc} has no libcudart_static.a in {', '.join(map(str, folders))}; "
+        "install its runtime (pip: nvidia-cuda-runtime, conda: cuda-cudart-static) or set CUDA_HOME"
+    )
+
+
 def link_command(plan: Plan, objects: list[Path], target: Path) -> list[str]:
     """The linker call for the operators' library."""
     command = [*plan.cxx, "-shared", "-o", str(target), *map(str, objects)]
     command += [f"-L{plan.torch / 'lib'}", "-ltorch_cpu", "-ltorch"]
     if plan.nvcc:
-        # nvcc on the PATH may be a wrapper script; ask it where its toolkit is.
-        dry_run = [str(plan.nvcc), "--dryrun", "-c", "x.cu"]
-        shown = subprocess.run(dry_run, capture_output=True, text=True, check=False).stderr
-        found = re.search(r"TOP=(\S+)", shown)
-        root = Path(found[1]) if found else plan.nvcc.resolve().parent.parent
-        command += [f"-L{root / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        command += [f"-L{runtime_folder(plan.nvcc)}", "-lcudart_static", "-ldl", "-lrt"]
+        command += ["-lpthread"]
     return command
 
 

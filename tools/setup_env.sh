@@ -31,10 +31,9 @@ fi
 sources="$(find csrc setup.py -type f ! -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum)"
 if [ ! -f .venv/built ] || [ "$(cat .venv/built)" != "$sources" ]; then
     echo "Building the package and its compiled operations"
-    # Only for the GPU of this machine: compiling for all architectures takes minutes.
-    arch=$(.venv/bin/python -c \
-        'import torch; c = torch.cuda; print("%d.%d" % c.get_device_capability() if c.is_available() else "")')
-    [ -z "$arch" ] || export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$arch}"
+    # The GPUs of a whole cluster, from V100 on, of which the toolkit may know only the newer; others
+    # compile the PTX when they first run it.
+    export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-7.0 7.5 8.0 9.0+PTX}"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --no-deps --no-build-isolation --editable .
     echo "$sources" >.venv/built

@@ -6,6 +6,11 @@
 namespace ddgan {
 namespace cuda {
 
+// Why the kernels of this library cannot run on a device, as one for whose architecture none was
+// built; null if they can.
+const char* probe(int device);
+int toolkit();  // 1000 major + 10 minor of the CUDA version this was built with
+
 // Each returns null, or the text of the CUDA error.
 const char* fir(const Fir& p, void* stream);
 const char* bias_act(const BiasAct& p, void* stream);

@@ -1,5 +1,6 @@
 """Optimizer wrappers: one per network, with mixed precision on any device."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +13,21 @@ from ddgan.errors import ConfigError
 from ddgan.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 _DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def usable_amp(amp: str, device: torch.device) -> str:
+    """``amp``, or ``"fp16"`` instead of ``"bf16"`` on a GPU that has no bf16, with a warning.
+
+    GPUs before Ampere, as the V100, convert bf16 in software, slower than without autocast.
+    """
+    if amp != "bf16" or device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0):
+        return amp
+    warnings.warn(
+        f"amp is 'bf16', which {torch.cuda.get_device_name(device)} does not compute; training "
+        "with 'fp16' and a loss scale instead (choose it by --amp fp16)",
+        stacklevel=2,
+    )
+    return "fp16"
 
 
 class SkipCounter:
@@ -52,8 +68,10 @@ class PrecisionOptimWrapper(MMOptimWrapper):
         super().__init__(optimizer, accumulative_counts, clip_grad)
         if amp not in _DTYPES:
             raise ValueError(f"amp is {amp!r}; expected one of {[*_DTYPES]}")
+        device = self.optimizer.param_groups[0]["params"][0].device
+        amp = usable_amp(amp, device)
         self.dtype = _DTYPES[amp]
-        self.device_type = self.optimizer.param_groups[0]["params"][0].device.type
+        self.device_type = device.type
         if amp == "fp16" and self.device_type != "cuda":
             raise ConfigError("amp is 'fp16', which needs a CUDA device; use 'bf16' or 'off'")
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=amp == "fp16")

@@ -27,6 +27,7 @@ kernels = torch.ops.ddgan
 
 _loading = threading.Lock()
 _built: dict[str, bool] = {}
+_runs_on: dict[int, bool] = {}  # by the index of a GPU
 # Registered by the files of the operations: name -> (fake, setup_context, backward, jvp).
 _derivatives: dict[str, tuple[Callable, Callable, Callable, Callable]] = {}
 
@@ -73,15 +74,50 @@ def load() -> str | None:
 
 
 @torch.compiler.assume_constant_result  # torch.compile cannot trace loading
-def built_for(device: str) -> bool:
-    """Whether the library implements the operators on ``"cpu"`` or ``"cuda"``; loads it."""
+def built_for(device: str, index: int | None = None) -> bool:
+    """Whether the library implements the operators on ``"cpu"`` or ``"cuda"``; loads it.
+
+    With the ``index`` of a GPU, whether its kernels run there; if not, one warning says why.
+    """
     if not _built:
         reason = load()
         if reason and _current == "auto":
             logging.getLogger(__name__).warning("ddgan.ops runs on plain PyTorch: %s", reason)
         for kind in ("cpu", "cuda"):
             _built[kind] = reason is None and _has_kernel("ddgan::upfirdn2d", kind.upper())
-    return _built.get(device, False)
+    built = _built.get(device, False)
+    if not built or device != "cuda" or index is None:
+        return built
+    if index not in _runs_on:
+        problem = cuda_problem(index)
+        if problem and _current == "auto":
+            logging.getLogger(__name__).warning(
+                "ddgan.ops runs on plain PyTorch on cuda:%d: %s", index, problem
+            )
+        _runs_on[index] = problem is None
+    return _runs_on[index]
+
+
+def cuda_problem(index: int) -> str | None:
+    """Why the library's CUDA kernels do not run on a GPU, and the way out; None if they do."""
+    library = ctypes.CDLL(str(library_path()))
+    if not hasattr(library, "ddgan_cuda_probe"):
+        return f"the library was built from older sources; {HOW_TO_BUILD}"
+    major, used = library.ddgan_cuda_toolkit() // 1000, torch.version.cuda
+    if used is not None and int(used.split(".")[0]) != major:
+        return (
+            f"the library was built with CUDA {major}, but PyTorch uses CUDA {used}; build it with "
+            f"a toolkit {used.split('.')[0]}.x in CUDA_HOME"
+        )
+    library.ddgan_cuda_probe.restype = ctypes.c_char_p
+    error = library.ddgan_cuda_probe(index)
+    if error is None:
+        return None
+    architecture = ".".join(map(str, torch.cuda.get_device_capability(index)))
+    return (
+        f"the library has no kernels that run on a GPU of architecture {architecture} "
+        f"({error.decode()}); build it with TORCH_CUDA_ARCH_LIST={architecture}"
+    )
 
 
 @cache
@@ -126,9 +162,9 @@ def compiled(x: Tensor) -> bool:
     """
     if _current == "torch":
         return False
-    kind = x.device.type
+    kind, index = x.device.type, x.device.index
     if _current == "auto":
-        return built_for(kind) and x.is_floating_point()
+        return built_for(kind, index) and x.is_floating_point()
     if kind != _current:
         raise RuntimeError(
             f"the {_current!r} operators were asked for, but the tensor is on {x.device}; "
@@ -136,6 +172,8 @@ def compiled(x: Tensor) -> bool:
         )
     if not built_for(kind):
         raise _not_built(kind, "DDGAN_OPS")
+    if not built_for(kind, index):
+        raise RuntimeError(f"the 'cuda' operators were asked for, but {cuda_problem(index)}")
     return x.is_floating_point()
 
 
@@ -155,17 +193,24 @@ def _build_info() -> dict[str, str]:
         return {}
 
 
-def _cuda_state() -> str:
-    if not torch.cuda.is_available():
-        return f"no device (PyTorch {torch.__version__})"
-    major, minor = torch.cuda.get_device_capability()
-    return f"{torch.cuda.get_device_name()}, architecture {major}.{minor}"
-
-
-def _choice(device: str) -> str:
-    if _current in (device, "auto") and built_for(device):
-        return f"the compiled {device} operators"
+def _choice(kind: str, index: int | None = None) -> str:
+    if _current in (kind, "auto") and built_for(kind, index):
+        return f"the compiled {kind} operators"
     return "the PyTorch reference" if _current in ("auto", "torch") else "an error"
+
+
+def _gpu_lines() -> list[str]:
+    """What each GPU is and runs, and why."""
+    if not torch.cuda.is_available():
+        return [f"on cuda    {_choice('cuda')}; no device here (PyTorch {torch.__version__})"]
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        architecture = ".".join(map(str, torch.cuda.get_device_capability(index)))
+        name = f"{torch.cuda.get_device_name(index)}, architecture {architecture}"
+        problem = cuda_problem(index) if built_for("cuda") else None
+        lines.append(f"on cuda:{index}  {_choice('cuda', index)} ({name})")
+        lines += [f"           {problem}"] if problem else []
+    return lines
 
 
 def report() -> str:
@@ -177,9 +222,8 @@ def report() -> str:
         lines.append(f"built for  {', '.join(built)}")
         lines += [f"built with {name} {value}" for name, value in _build_info().items()]
         lines.append(f"cpu        runs the {cpu_capability()} kernels")
-    lines.append(f"cuda       {_cuda_state()}")
     lines.append(f"backend    {_current} (DDGAN_OPS, or ddgan.ops.backend())")
-    lines += [f"on {device:8}{_choice(device)}" for device in ("cpu", "cuda")]
+    lines += [f"on cpu     {_choice('cpu')}", *_gpu_lines()]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ddgan.engine import read_checkpoint
 from ddgan.engine import runner as runner_module
 from ddgan.engine.hooks import AtomicCheckpoint, RunningMeans, SampleImages, TrainingLog
+from ddgan.engine.optim import usable_amp
 from ddgan.errors import ConfigError, TrainingError
 from ddgan.registry import HOOKS
 
@@ -107,6 +108,19 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(tmp_path, train):
         one = gradients["one"][1][name] - initial
         two = gradients["two"][1][name] - initial
         torch.testing.assert_close(one, 2 * two, rtol=0.02, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "chosen"),
+    [("cuda:0", (7, 0), "fp16"), ("cuda:0", (8, 0), "bf16"), ("cpu", None, "bf16")],
+)
+def test_a_gpu_without_bf16_trains_in_fp16(monkeypatch, recwarn, device, capability, chosen):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "V100")
+    assert usable_amp("bf16", torch.device(device)) == chosen
+    warned = any("V100 does not compute" in str(warning.message) for warning in recwarn)
+    assert warned == (chosen == "fp16")
+    assert usable_amp("off", torch.device(device)) == "off"
 
 
 def test_bf16_trains_on_a_cpu(tmp_path, train):

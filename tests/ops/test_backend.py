@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,62 @@ def test_asking_for_what_is_not_built_says_how_to_build(monkeypatch) -> None:
 def test_backend_of_another_device_is_an_error(compiled_cpu) -> None:
     with pytest.raises(RuntimeError, match=r"'cpu' operators.*meta"):
         ops.downsample2d(torch.empty(1, 1, 4, 4, device="meta"))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> list[int]:
+    """A V100 and an A100, and a library of CUDA 12 without kernels for the V100; lists probes."""
+    asked = []
+
+    def probe(index: int) -> bytes | None:
+        asked.append(index)
+        return b"no kernel image is available" if index == 0 else None
+
+    library = SimpleNamespace(ddgan_cuda_probe=probe, ddgan_cuda_toolkit=lambda: 12080)
+    monkeypatch.setattr("ctypes.CDLL", lambda path: library)
+    monkeypatch.setattr(backend_module, "_built", {"cpu": True, "cuda": True})
+    monkeypatch.setattr(backend_module, "_runs_on", {})
+    monkeypatch.setattr(backend_module, "_current", "auto")
+    monkeypatch.setattr(backend_module, "cpu_capability", lambda: "avx2")
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda i: ((7, 0), (8, 0))[i])
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda i: ("V100", "A100")[i])
+    return asked
+
+
+def _on_gpu(index: int):
+    return SimpleNamespace(device=torch.device("cuda", index), is_floating_point=lambda: True)
+
+
+def test_a_gpu_without_kernels_takes_the_reference_and_says_so_once(two_gpus, caplog) -> None:
+    for _ in range(2):
+        assert not backend_module.compiled(_on_gpu(0))
+        assert backend_module.compiled(_on_gpu(1))
+    assert two_gpus == [0, 1]
+    assert len(caplog.messages) == 1
+    assert "cuda:0" in caplog.text
+    assert "TORCH_CUDA_ARCH_LIST=7.0" in caplog.text
+    with ops.backend("cuda"):
+        assert backend_module.compiled(_on_gpu(1))
+        with pytest.raises(RuntimeError, match=r"'cuda' operators.*architecture 7\.0"):
+            backend_module.compiled(_on_gpu(0))
+
+
+def test_the_report_tells_each_gpu(two_gpus) -> None:
+    report = backend_module.report()
+    assert "on cuda:0  the PyTorch reference (V100, architecture 7.0)" in report
+    assert "no kernel image is available" in report
+    assert "on cuda:1  the compiled cuda operators (A100, architecture 8.0)" in report
+
+
+def test_a_library_of_another_cuda_is_not_used(two_gpus, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert not backend_module.compiled(_on_gpu(1))
+    assert "built with CUDA 12, but PyTorch uses CUDA 13.0" in caplog.text
+    monkeypatch.setattr("ctypes.CDLL", lambda path: object())
+    assert "older sources" in backend_module.cuda_problem(1)
 
 
 def test_auto_takes_the_compiled_operator(compiled_cpu, monkeypatch) -> None:

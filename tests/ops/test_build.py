@@ -79,3 +79,47 @@ def test_missing_ninja_is_said_and_the_files_are_compiled(monkeypatch, capsys, t
     build_ops.run_all({tmp_path / "a.o": ["compile"]}, ["link"], tmp_path / "a.so", tmp_path)
     assert ran == [["compile"], ["link"]]
     assert "ninja is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", ["lib64", "lib", "targets/x86_64-linux/lib"])
+def test_toolkits_of_the_system_of_pip_and_of_conda_link(tmp_path: Path, folder: str) -> None:
+    nvcc = tmp_path / "bin/nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\necho '#$ TOP={tmp_path}' >&2\n")
+    nvcc.chmod(0o755)
+    with pytest.raises(build_ops.BuildError, match=r"no libcudart_static\.a in .*CUDA_HOME"):
+        build_ops.runtime_folder(nvcc)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "libcudart_static.a").touch()
+    plan = build_ops.Plan(["g++"], Path("/torch"), nvcc, ["9.0"])
+    assert f"-L{tmp_path / folder}" in build_ops.link_command(plan, [], tmp_path / "ops.so")
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "wish", "chosen"),
+    [
+        ((70, 75, 80, 86, 89, 90), "7.0 7.5 8.0 9.0+PTX", ["7.0", "7.5", "8.0", "9.0+PTX"]),
+        ((75, 80, 86, 89, 90, 100, 120), "7.0 7.5 8.0 9.0+PTX", ["7.5", "8.0", "9.0+PTX"]),
+        ((70, 75, 80, 90), "", ["7.0", "7.5", "8.0", "9.0+PTX"]),
+    ],
+)
+def test_architectures_of_a_toolkit(monkeypatch, capsys, toolkit, wish, chosen) -> None:
+    shown = "\n".join(f"compute_{number}" for number in toolkit)
+    monkeypatch.setattr(build_ops, "run", lambda command: shown)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)
+    assert build_ops.choose_architectures(Path("nvcc")) == chosen
+    assert ("7.0: left out" in capsys.readouterr().out) == (70 not in toolkit)
+
+
+def test_the_environment_is_built_for_all_gpus_from_v100_on() -> None:
+    script = (ROOT / "tools/setup_env.sh").read_text()
+    assert "${TORCH_CUDA_ARCH_LIST:-7.0 7.5 8.0 9.0+PTX}" in script
+
+
+def test_the_lock_of_v100_differs_in_pytorch_alone() -> None:
+    usual, v100 = (
+        {line for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#"}
+        for name in ("requirements.lock", "requirements-v100.lock")
+    )
+    assert v100 - usual == {"torch==2.10.0"}
+    assert {line.split("==")[0] for line in usual - v100} == {"torch"}
