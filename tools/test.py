@@ -27,6 +27,7 @@ from ddgan.evaluation.records import config_name, write_record
 from ddgan.utils.cli import add_options, at_least, progress_bar, running
 from ddgan.utils.distributed import init_process_group, select_device
 
+PRESETS = Path(__file__).parents[1] / "configs" / "_base_" / "evaluation"
 # The other processes wait for the main one while it computes the metrics.
 _TIMEOUT = 6 * 3600
 
@@ -50,7 +51,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--num", type=at_least(1), help="how many samples, instead of the metric's own number"
     )
-    parser.add_argument("--real", type=Path, help="compare with this .npz file (mu and sigma)")
+    parser.add_argument(
+        "--preset",
+        choices=sorted(path.stem for path in PRESETS.glob("*.py")),
+        help="settings of metrics; release: as DDGAN's published numbers were made",
+    )
+    parser.add_argument(
+        "--real", type=Path, help="compare with this file (mu and sigma in .npz, .npy or .pt)"
+    )
     parser.add_argument(
         "--export-real", type=Path, help="write what the samples are compared with to this .npz"
     )
@@ -112,6 +120,10 @@ def evaluate(args: argparse.Namespace) -> None:
     """Evaluate together with the other processes, if any."""
     config, path, source = choose_files(args.files, args.cfg_options)
     own = {name: dict(entry) for name, entry in config.get("evaluation", {}).items()}
+    if args.preset:
+        source["preset"] = args.preset
+        for name, entry in Config.fromfile(PRESETS / f"{args.preset}.py").evaluation.items():
+            own[name] = {**own.get(name, {}), **entry.to_dict()}
     if args.batch_size and "time" in args.metric:
         own["time"] = {**own.get("time", {}), "batch_size": args.batch_size}
     metrics = build_metrics(args.metric, own)

@@ -82,6 +82,28 @@ def test_inception_is_that_of_torch_fidelity(inception_file):
     assert torch.equal(outputs["logits"], expected[1])
 
 
+def test_inception_resizes_as_pytorch_fid(inception_file):
+    tensorflow = InceptionExtractor(weights=str(inception_file))
+    extractor = InceptionExtractor(weights=str(inception_file), resize="pytorch")
+    assert (extractor.name, tensorflow.name) == ("inception_pytorch_fid", "inception_fid")
+    assert extractor.weights_digest == tensorflow.weights_digest
+    # In words of pytorch-fid: bilinear without aligned corners in [0, 1], then 2 x - 1.
+    images = noise(2, size=32)
+    seen = []
+    extractor.network.Conv2d_1a_3x3.register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    features = extractor(images)["features"]
+    x = F.interpolate(images.float() / 255, size=(299, 299), mode="bilinear", align_corners=False)
+    assert torch.equal(seen[0], 2 * x - 1)
+    # TensorFlow 1 puts the first pixel's centre at 0, and so shifts the image.
+    assert (features - tensorflow(images)["features"]).abs().max() > 0.01 * features.std()
+    # An image of 299 pixels is resized by neither; the grey levels differ by half a level.
+    whole = noise(1, size=299)
+    both = [one(whole)["features"] for one in (extractor, tensorflow)]
+    torch.testing.assert_close(*both, rtol=0.05, atol=0.05 * float(both[0].std()))
+    with pytest.raises(ValueError, match="resize is 'bicubic'"):
+        InceptionExtractor(weights=str(inception_file), resize="bicubic")
+
+
 def test_vgg16_is_that_of_torchvision(folder):
     path = write_vgg16(folder / "vgg16.pth")
     extractor = VGG16Extractor(weights=str(path))

@@ -44,8 +44,15 @@ class ToyFeatures(nn.Module):
 class ToyMetric(FeatureMetric):
     version = "7"
 
-    def __init__(self, num: int = 60, num_real: int | None = None, extractor: dict | None = None):
+    def __init__(
+        self,
+        num: int = 60,
+        num_real: int | None = None,
+        extractor: dict | None = None,
+        jpeg: int | None = None,
+    ):
         self.num = num
+        self.jpeg = jpeg
         self.num_real = num_real
         self.extractor = extractor or {"type": "ToyFeatures"}
 

@@ -14,7 +14,9 @@ from ddgan.data import StackedDigits
 from ddgan.engine import load_config
 from ddgan.engine.checkpoint import save_checkpoint
 from ddgan.engine.config import config_to_json
-from ddgan.evaluation import cache, read_records
+from ddgan.errors import UserError
+from ddgan.evaluation import Evaluator, cache, read_records
+from ddgan.evaluation.features import through_jpeg
 from ddgan.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +167,54 @@ def test_images_are_seen_once_and_real_ones_never_again(run, score, tmp_path):
     assert records(run.parent)["toy"]["values"] != first["toy"]["values"]
     assert score(run, *logged([*names, "--no-ema"], log))[0] == 0
     assert count(log) == 4 * NUM + REAL
+
+
+def test_jpeg_changes_samples_and_not_real_images(run, score):
+    changed = ["--cfg-options", "evaluation.toy.type=ToyDistance", "evaluation.toy.jpeg=75"]
+    assert score(run, "--metric", "toy", "spread", *changed)[0] == 0
+    toy, spread = (records(run.parent)[name] for name in ("toy", "spread"))
+    assert toy["protocol"]["settings"] == {"jpeg": 75}
+    assert "settings" not in spread["protocol"]
+    assert toy["values"]["spread"] == spread["values"]["spread"]
+    data = StackedDigits("train", num_samples=REAL)
+    real = features(torch.stack([item["x"] for item in data.__getitems__(range(REAL))]))
+    fake = features(through_jpeg(load_model(run, "cpu").sample(NUM, seed=0), 75))
+    expected = float((fake.mean(0) - real.mean(0)).norm())
+    assert toy["values"]["toy"] == pytest.approx(expected, 1e-5)
+    assert toy["values"]["toy"] != pytest.approx(spread["values"]["toy"], 1e-5)
+
+
+def test_the_preset_of_the_release(run, score, monkeypatch):
+    """As its evaluation: JPEG files, pytorch-fid's resizing and one split; num stays."""
+    chosen = {}
+
+    def evaluator(metrics, *arguments):
+        chosen.update(metrics)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(Evaluator, "__init__", lambda self, *arguments: evaluator(*arguments))
+    num = ["--cfg-options", "evaluation.fid.num=30000"]
+    score(run, "--metric", "fid", "is", "score", "--preset", "release", *num)
+    assert chosen["fid"].extractor == {"type": "InceptionExtractor", "resize": "pytorch"}
+    assert (chosen["fid"].jpeg, chosen["fid"].num) == (75, 30_000)
+    assert chosen["is"].splits == 1
+    assert chosen["score"].jpeg is None
+    status, output = score(run, "--metric", "fid", "--preset", "releas")
+    assert status == 2
+    assert "'release'" in output
+
+
+def test_a_record_says_what_was_trained_and_measured(run, score, tmp_path):
+    content = torch.load(run, weights_only=True)
+    content["meta"] |= {"samples_seen": 900, "global_batch_size": 64}
+    path = run.with_name("iter_15.pth")
+    save_checkpoint(path, content)
+    assert score(path, "--metric", "toy", "--num", 20, "--no-ema")[0] == 0
+    protocol = records(run.parent)["toy"]["protocol"]
+    expected = {"images_seen": 900, "global_batch_size": 64, "ema": False, "nfe": 4}
+    expected |= {"processes": 1, "num": 20}
+    assert {key: protocol[key] for key in expected} == expected
+    assert protocol["real"]["used"] == protocol["real"]["num"] == REAL
 
 
 def test_a_batch_size_changes_nothing_but_rounding(run, score):
