@@ -8,7 +8,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ddgan.engine.checkpoint import LAST_CHECKPOINT
 from ddgan.engine.hooks import at_least_one, failures_reported, is_due
 from ddgan.errors import ConfigError
 from ddgan.evaluation.evaluator import (
@@ -20,10 +19,6 @@ from ddgan.evaluation.evaluator import (
 )
 from ddgan.evaluation.records import config_name, read_record, record_path, write_record
 from ddgan.registry import HOOKS
-from ddgan.utils.files import write_atomically
-
-# The best value of an earlier run is comparable if these are as they were.
-_SAME = ("version", "num", "seed", "ema", "extractor", "real")
 
 
 @HOOKS.register_module()
@@ -59,7 +54,7 @@ class EvaluateMetrics(Hook):
         self.best = best or self.names[0]
         self.lower_is_better = lower_is_better
         self._due = False
-        self._best: tuple[float, dict[str, Any]] | None = None
+        self._best: Result | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Load extractors and reference sets, and the best result so far of a resumed run."""
@@ -115,43 +110,43 @@ class EvaluateMetrics(Hook):
         runner.visualizer.add_scalars(scalars, step=done)
         listed = "  ".join(f"{key.removeprefix('metrics/')} {v:.4g}" for key, v in scalars.items())
         runner.logger.info(f"iter {done}  {listed}")
-        self._keep_best(runner, results)
-
-    def _keep_best(self, runner: Runner, results: dict[str, Result]) -> None:
         result = next((one for one in results.values() if self.best in one.values), None)
         if result is None:
             raise ConfigError(
                 f"EvaluateMetrics: no metric has a value {self.best!r}; expected one of "
                 f"{sorted({key for one in results.values() for key in one.values})}"
             )
-        value = float(result.values[self.best])
-        protocol = {**result.protocol, "version": result.version}
-        if not self._is_better(value, protocol):
+        self._keep_if_best(runner, result)
+
+    def _keep_if_best(self, runner: Runner, result: Result) -> None:
+        value, comparable = result.values[self.best], _comparable(result)
+        if value != value:
             return
-        path = self._path(runner)
-        _save_apart(runner, path)
+        if self._best is not None and _comparable(self._best) == comparable:
+            before = self._best.values[self.best]
+            if not (value < before if self.lower_is_better else value > before):
+                return
+        path = self._best_path(runner)
+        runner.save_training_state(path, newest=False)
         write_record(path, self.best, result.values, result.protocol, result.version)
-        self._best = (value, protocol)
+        self._best = result
         runner.logger.info(f"Saved {path}, the best {self.best} so far: {value:.4g}")
 
-    def _is_better(self, value: float, protocol: dict[str, Any]) -> bool:
-        if value != value:
-            return False
-        if self._best is None or any(self._best[1].get(key) != protocol.get(key) for key in _SAME):
-            return True
-        before = self._best[0]
-        return value < before if self.lower_is_better else value > before
-
-    def _path(self, runner: Runner) -> Path:
+    def _best_path(self, runner: Runner) -> Path:
         return Path(runner.work_dir) / f"best_{self.best}.pth"
 
-    def _recorded_best(self, runner: Runner) -> tuple[float, dict[str, Any]] | None:
-        path = self._path(runner)
+    def _recorded_best(self, runner: Runner) -> Result | None:
+        path = self._best_path(runner)
         record = read_record(record_path(path, self.best)) if path.is_file() else None
-        value = record and record["values"].get(self.best)
-        if not isinstance(value, (int, float)):
+        if not record or not isinstance(record["values"].get(self.best), (int, float)):
             return None
-        return float(value), {**record["protocol"], "version": record["version"]}
+        return Result(record["values"], record["protocol"], record["version"])
+
+
+def _comparable(result: Result) -> dict[str, Any]:
+    """What has to be equal for two values to compare."""
+    keys = ("num", "seed", "ema", "extractor", "real", "settings")
+    return {"version": result.version, **{key: result.protocol.get(key) for key in keys}}
 
 
 def _higher_is_better(metrics: dict[str, Any], value: str) -> bool:
@@ -164,14 +159,3 @@ def _higher_is_better(metrics: dict[str, Any], value: str) -> bool:
             f"better; set lower_is_better to True or False, or best to one of {sorted(known)}"
         )
     return known[value]
-
-
-def _save_apart(runner: Runner, path: Path) -> None:
-    """Save the state of training to ``path`` without making it the run's newest checkpoint."""
-    pointer = path.with_name(LAST_CHECKPOINT)
-    before = pointer.read_text() if pointer.exists() else None
-    runner.save_training_state(path)
-    if before is None:
-        pointer.unlink()
-    else:
-        write_atomically(pointer, before)

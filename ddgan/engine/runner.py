@@ -121,10 +121,13 @@ class Runner(MMRunner):
             if hook is not None:
                 self.register_hook(hook)
 
-    def save_training_state(self, path: Path, iteration: int | None = None) -> None:
+    def save_training_state(
+        self, path: Path, iteration: int | None = None, newest: bool = True
+    ) -> None:
         """Write everything that training needs to go on, from this process, atomically.
 
         ``iteration`` is the number of finished iterations; by default the current one is finished.
+        ``newest`` makes it the checkpoint that ``resume`` finds.
         """
         loop = self.train_loop
         payload = {
@@ -147,7 +150,8 @@ class Runner(MMRunner):
         }
         self.call_hook("before_save_checkpoint", checkpoint=payload)
         save_checkpoint(path, payload)
-        write_atomically(path.with_name(LAST_CHECKPOINT), f"{path.name}\n")
+        if newest:
+            write_atomically(path.with_name(LAST_CHECKPOINT), f"{path.name}\n")
 
     def load_or_resume(self) -> None:
         """Resume from the checkpoint asked for, or from the newest whole one, if there is any.
