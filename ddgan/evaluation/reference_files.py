@@ -46,6 +46,8 @@ def read_reference(path: str | Path, feature_dim: int, extractor: dict[str, Any]
         raise UserError(f"--real {path} {error}") from None
     # Damaged archives and pickles make their readers raise nearly anything.
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"--real {path} cannot be read: {error.strerror}") from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"--real {path} is damaged or not a file of statistics ({reason}); expected mu and "

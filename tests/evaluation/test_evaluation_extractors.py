@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from extractor_weights import write_dinov2, write_inception, write_vgg16
-from PIL import Image, ImageFilter
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
 
@@ -19,8 +19,6 @@ from ddgan.evaluation import (
     PixelExtractor,
     TimmExtractor,
     VGG16Extractor,
-    feature_statistics,
-    frechet_distance,
     pretrained,
 )
 from ddgan.evaluation.extractors import extract, normalised
@@ -257,32 +255,6 @@ def test_a_pretrained_network_recognises_photographs():
     assert extractor.name == "efficientnet_lite0_224"
     assert extractor(temple)["logits"].argmax().item() in buildings
     assert extractor(flower)["logits"].argmax().item() == 985  # daisy
-
-
-def patches(n, seed, names=(0, 1)):
-    """Patches of 64 pixels of the two photographs, (n, 64, 64, 3)."""
-    photos = [load_sample_images().images[name] for name in names]
-    rng = np.random.default_rng(seed)
-    corners = rng.integers(0, [len(photos), 427 - 64, 640 - 64], size=(n, 3))
-    return np.stack([photos[p][y : y + 64, x : x + 64] for p, y, x in corners])
-
-
-def test_distances_order_sets_as_people_would():
-    """Other real patches are nearest, then blurred ones, and those of one photograph furthest."""
-    extractor = EfficientNetLite0Extractor(image_size=64)
-    real, other, half = patches(100, 0), patches(100, 1), patches(100, 2, names=(1,))
-    blur = ImageFilter.GaussianBlur(1.5)
-    blurred = np.stack([np.asarray(Image.fromarray(patch).filter(blur)) for patch in other])
-    statistics = []
-    for photos in (real, other, blurred, half):
-        images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-        # A quarter of the 1280 features is enough, and saves most of the time.
-        parts = [extractor(part)["features"][:, ::4] for part in images.split(25)]
-        statistics.append(feature_statistics(torch.cat(parts)))
-    reference, *rest = [(s.mean, s.cov) for s in statistics]
-    distances = [frechet_distance(*reference, *s) for s in rest]
-    assert 1.2 * distances[0] < distances[1]
-    assert 1.2 * distances[1] < distances[2]
 
 
 def test_lite0_keeps_its_promises():

@@ -1,5 +1,6 @@
 """Reference sets: of a data set, computed once, and of a file, which is never trusted."""
 
+import contextlib
 import io
 import pickle
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ddgan.data import StackedDigits
 from ddgan.errors import UserError
@@ -98,6 +101,30 @@ def test_a_reference_file_is_read_as_it_was_written(tmp_path):
         read_reference(path, 3, {"name": "pixels", "digest": "e"})
     with pytest.raises(UserError, match=r"expected \{'mu': \(4,\)"):
         read_reference(path, 4, EXTRACTOR)
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    """Statistics in each form that is read."""
+    folder = tmp_path_factory.mktemp("whole")
+    both = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    np.savez(folder / "a.npz", **both)
+    np.savez_compressed(folder / "b.npz", **both)
+    np.save(folder / "c.npy", both, allow_pickle=True)
+    torch.save(both, folder / "d.pt")
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read(whole_files, tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(whole_files)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "x"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(UserError):
+        assert read_reference(path, 3, EXTRACTOR).statistics.cov.isfinite().all()
 
 
 class Malicious:

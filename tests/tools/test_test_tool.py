@@ -184,7 +184,7 @@ def test_jpeg_changes_samples_and_not_real_images(run, score):
     assert toy["values"]["toy"] != pytest.approx(spread["values"]["toy"], 1e-5)
 
 
-def test_the_preset_of_the_release(run, score, monkeypatch):
+def test_the_preset_of_the_release(run, score, monkeypatch, tmp_path):
     """As its evaluation: JPEG files, pytorch-fid's resizing and one split; num stays."""
     chosen = {}
 
@@ -199,6 +199,12 @@ def test_the_preset_of_the_release(run, score, monkeypatch):
     assert (chosen["fid"].jpeg, chosen["fid"].num) == (75, 30_000)
     assert chosen["is"].splits == 1
     assert chosen["score"].jpeg is None
+    # The same file as the base of a config.
+    bases = [
+        ROOT / "configs" / name for name in ("ddgan_cifar10.py", "_base_/evaluation/release.py")
+    ]
+    (tmp_path / "own.py").write_text(f"_base_ = {list(map(str, bases))}")
+    assert load_config(tmp_path / "own.py").evaluation.fid.jpeg == 75
     status, output = score(run, "--metric", "fid", "--preset", "releas")
     assert status == 2
     assert "'release'" in output
