@@ -13,10 +13,11 @@ from ddgan.evaluation.extractors import (
 )
 from ddgan.evaluation.frechet import feature_statistics, frechet_distance
 from ddgan.evaluation.manifold import nearest_neighbours, precision_recall_density_coverage
-from ddgan.evaluation.metrics import FeatureMetric, ModelMetric
+from ddgan.evaluation.metrics import FeatureMetric
 from ddgan.evaluation.mnist_classifier import MnistFeatures
 from ddgan.evaluation.modes import finite_sample_floor, gaussian_mode_coverage, mode_coverage
 from ddgan.evaluation.records import read_records, record_path, write_record
+from ddgan.evaluation.sampling_time import ModelMetric
 
 __all__ = [
     "DINOv2Extractor",

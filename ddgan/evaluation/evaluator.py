@@ -23,11 +23,11 @@ from ddgan.evaluation.features import (
     concatenate,
     no_progress,
 )
-from ddgan.evaluation.metrics import DEFAULT_METRICS, FeatureMetric, ModelMetric
+from ddgan.evaluation.metrics import DEFAULT_METRICS, FeatureMetric
 from ddgan.evaluation.pretrained import parameters_digest
 from ddgan.evaluation.reference import Reference, dataset_reference, source_of
 from ddgan.evaluation.reference_files import read_reference, write_reference
-from ddgan.evaluation.sampling_time import count_evaluations
+from ddgan.evaluation.sampling_time import ModelMetric, count_evaluations
 from ddgan.models import GenerativeModel
 from ddgan.models.base import check_shapes
 from ddgan.registry import DATASETS, METRICS, MODELS

@@ -3,7 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,8 +23,6 @@ from ddgan.evaluation.mnist_classifier import (
 )
 from ddgan.evaluation.modes import finite_sample_floor, gaussian_mode_coverage, mode_coverage
 from ddgan.evaluation.pretrained import import_torch_fidelity, torch_fidelity_version
-from ddgan.evaluation.sampling_time import count_evaluations, sampling_times
-from ddgan.models import GenerativeModel
 from ddgan.registry import METRICS
 
 Features = Mapping[str, Tensor]
@@ -340,61 +338,6 @@ class GaussianModes:
         coverage = gaussian_mode_coverage(samples.cpu().numpy(), centres, std)
         floor = finite_sample_floor(len(samples), len(centres))
         return {**coverage._asdict(), "kl_floor": floor}
-
-
-class ModelMetric(ABC):
-    """A metric of a model itself, rather than of a set of its samples."""
-
-    version = "1"
-
-    @abstractmethod
-    def __call__(self, model: GenerativeModel, use_ema: bool) -> dict[str, Any]:
-        """The values for the averaged generator, or for the one as trained."""
-
-
-@METRICS.register_module()
-@dataclass
-class SamplingTime(ModelMetric):
-    """Seconds for a batch of samples: median and quartiles of ``repeats`` batches (Table 4).
-
-    The papers' batch has 100 samples (DDGAN, Sec. 5.1).
-    """
-
-    higher_is_better: ClassVar = {"seconds": False, "images_per_second": True}
-
-    batch_size: int = 100
-    warmup: int = 3
-    repeats: int = 10
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.warmup < 0 or self.repeats < 1:
-            raise ValueError(f"{self}; expected batch_size >= 1, warmup >= 0 and repeats >= 1")
-
-    def __call__(self, model: GenerativeModel, use_ema: bool = True) -> dict[str, Any]:
-        """The median, the quartiles and the extremes, in seconds per batch."""
-        times = sampling_times(model, self.batch_size, self.warmup, self.repeats, use_ema)
-        low, q25, median, q75, high = np.quantile(times, [0, 0.25, 0.5, 0.75, 1]).tolist()
-        return {
-            "seconds": median,
-            "seconds_q25": q25,
-            "seconds_q75": q75,
-            "seconds_min": low,
-            "seconds_max": high,
-            "images_per_second": self.batch_size / median,
-            **asdict(self),
-            "nfe": count_evaluations(model, use_ema),
-        }
-
-
-@METRICS.register_module()
-class FunctionEvaluations(ModelMetric):
-    """The number of evaluations of the generator that a sample takes, as counted."""
-
-    higher_is_better: ClassVar = {"nfe": False}
-
-    def __call__(self, model: GenerativeModel, use_ema: bool = True) -> dict[str, Any]:
-        """The count, as "nfe"."""
-        return {"nfe": count_evaluations(model, use_ema)}
 
 
 def _check_enough(fake: Features, real: Features, least: int, what: str) -> None:

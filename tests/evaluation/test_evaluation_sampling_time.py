@@ -5,8 +5,7 @@ import torch
 
 from ddgan.engine import load_config
 from ddgan.evaluation import sampling_time
-from ddgan.evaluation.metrics import SamplingTime
-from ddgan.evaluation.sampling_time import count_evaluations
+from ddgan.evaluation.sampling_time import SamplingTime, count_evaluations
 from ddgan.registry import MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
