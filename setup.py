@@ -47,6 +47,7 @@ setup(
         "timm": ["timm>=1.0"],
         "ode": ["torchdiffeq>=0.2.5"],
         "demo": ["gradio>=6.31,<7"],
+        "export": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.23"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -58,6 +59,9 @@ setup(
             "torchdiffeq>=0.2.5",
             "timm>=1.0",
             "gradio>=6.31,<7",
+            "onnx>=1.19",
+            "onnxscript>=0.5.6",
+            "onnxruntime>=1.23",
             "playwright>=1.49",
             # What the metrics are compared with, and a pretrained network in a package.
             "torch-fidelity>=0.4",

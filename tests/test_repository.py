@@ -92,7 +92,7 @@ def test_the_method_on_the_first_page_runs():
 RINGS = (
     {"registry", "errors", "utils"},
     {"ops", "diffusion", "networks", "models"},
-    {"data", "evaluation", "visualization", "engine", "editing", "apis"},
+    {"data", "evaluation", "visualization", "engine", "editing", "export", "apis"},
     {"experiments", "demo"},
 )
 

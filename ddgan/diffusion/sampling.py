@@ -15,7 +15,7 @@ def time_index(t: Tensor | int, x: Tensor) -> Tensor:
     For one t it is an expanded tensor (stride 0), so that a network can compute the embedding once.
     """
     if isinstance(t, int):
-        return torch.full((1,), t - 1, device=x.device).expand(len(x))
+        return torch.full((1,), t - 1, device=x.device).expand(x.shape[0])
     return t - 1
 
 

@@ -138,7 +138,10 @@ class DDGAN(AdversarialModel):
     ) -> Tensor:
         """x_{t-1} of one denoising step, with z and the posterior's noise of streams 2t, 2t + 1."""
         z = self.latent(partial(noise.normal, 2 * t))
-        return self.denoise(generator, x_t, t, z, noise.normal(2 * t + 1, tuple(x_t.shape[1:])))
+        # At t = 1 the posterior has no variance.
+        shape = tuple(x_t.shape[1:])
+        fresh = noise.normal(2 * t + 1, shape) if t > 1 else torch.zeros_like(x_t)
+        return self.denoise(generator, x_t, t, z, fresh)
 
     @torch.no_grad()
     def draw_x0(self, x_t: Tensor, t: int, seed: int = 0, use_ema: bool = True) -> Tensor:

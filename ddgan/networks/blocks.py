@@ -57,7 +57,7 @@ class ResBlock(Checkpointed):
         h = self.norm1(x, style1)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        if len(time) == 1:  # then it is a part of the convolution's bias
+        if time.shape[0] == 1:  # then it is a part of the convolution's bias
             bias = self.conv1.bias + time[0]  # type: ignore[operator]
             h = same_conv2d(h, self.conv1.weight, bias)
         else:

@@ -87,7 +87,7 @@ class MLPGenerator(nn.Module):
         if self.time_embedding_dim is not None:
             time = sinusoidal_embedding(t, self.time_embedding_dim).to(x_t.dtype)
         inputs = [x_t.flatten(1), time]
-        check_latent(z, len(x_t), self.latent_dim)
+        check_latent(z, x_t.shape[0], self.latent_dim)
         if z is not None:
             inputs.append(z)
         out = self.out(self.hidden(torch.cat(inputs, dim=1)))
@@ -118,7 +118,7 @@ class MLPLatentGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Samples (N, *data_shape) of latents (N, latent_dim)."""
-        check_latent(z, len(z), self.latent_dim)
+        check_latent(z, z.shape[0], self.latent_dim)
         out = self.out(self.hidden(z))
         return (torch.tanh(out) if self.tanh else out).reshape(-1, *self.data_shape).to(z.dtype)
 

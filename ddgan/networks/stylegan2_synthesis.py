@@ -162,7 +162,7 @@ class Synthesis(nn.Module):
     def forward(self, ws: Tensor, noise: Noise = "random") -> Tensor:
         """(N, C, H, W); ``noise`` is as for ``StyleGAN2Generator.forward``."""
         styles = ws.unbind(1)
-        x = self.layer(self.const.expand(len(ws), -1, -1, -1), styles[0], noise)
+        x = self.layer(self.const.expand(ws.shape[0], -1, -1, -1), styles[0], noise)
         image: Any = None if self.to_image is None else self.to_image(x, styles[1])
         for i, block in enumerate(self.blocks):
             x, image = block(x, image, styles[1 + 2 * i : 4 + 2 * i], noise)
