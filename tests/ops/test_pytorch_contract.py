@@ -106,6 +106,29 @@ def test_strided_views(any_backend, case: Case) -> None:
     torch.testing.assert_close(case.function(shared, *rest), case.function(shared.clone(), *rest))
 
 
+def _misaligned(t: torch.Tensor) -> torch.Tensor:
+    """The same values and strides, one element after the beginning of a storage."""
+    storage = torch.empty(t.numel() + 1, dtype=t.dtype)
+    return storage.as_strided(t.shape, t.stride(), 1).copy_(t)
+
+
+@pytest.mark.parametrize("case", [*CASES, CONV], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+def test_storage_offset_of_one_element(compiled_cpu, case: Case, last: bool) -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        tensors = [t.detach() for t in case.tensors(dtype, last=last)]
+        moved = [_misaligned(t) for t in tensors]
+        results = []
+        for inputs in (tensors, moved):
+            inputs = [t.requires_grad_() for t in inputs]
+            y = case.function(*inputs)
+            cotangent = (
+                torch.ones_like(y) if inputs[0] is tensors[0] else _misaligned(torch.ones_like(y))
+            )
+            results.append([y, *torch.autograd.grad(y, inputs, cotangent)])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if len(c.shapes[0]) == 4], ids=str)
 def test_channel_slices_of_channels_last(any_backend, case: Case) -> None:
     x, *rest = (t.detach() for t in case.tensors(torch.float32))
