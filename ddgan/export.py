@@ -236,7 +236,9 @@ def load(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:
         if suffix == ".so":
             program: Any = torch._inductor.aoti_load_package(content)
         else:
-            program = torch.export.load(content).module()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
+                program = torch.export.load(content).module()
     except Exception as error:  # each reader has its own
         raise UserError(f"{path} cannot be loaded: {_first_line(error)}; export again") from error
     return lambda values: program(*values.values())

@@ -198,8 +198,9 @@ def test_no_noise_is_used_twice(monkeypatch, image, mask):
     monkeypatch.setattr(SampleNoise, "normal", normal)
     inpaint(model_of(FreePixels()), image, mask, num=1, resample=5)
     assert len(used) == len(set(used))
-    # x_T, then z, the posterior's and the known part's of each step, and each step back.
-    assert len(used) == 1 + 4 * (5 * 3 + 4)
+    # x_T, then z, the posterior's and the known part's of each step, and each step back; the
+    # posterior at t = 1 has no variance.
+    assert len(used) == 1 + 4 * (5 * 3 + 4) - 5
 
 
 def test_diffusing_back_a_step_keeps_the_marginal(mask):
