@@ -1,7 +1,7 @@
 """The methods: train steps and sampling, one file each."""
 
 from ddgan.models.adversarial import AdversarialModel
-from ddgan.models.augment import AdaptiveAugmentation, DiffusionAugmentation
+from ddgan.models.augment import AdaptiveAugmentation, DiffAugment, DiffusionAugmentation
 from ddgan.models.base import GenerativeModel
 from ddgan.models.ddgan import DDGAN
 from ddgan.models.ddpm import DDPM
@@ -18,6 +18,7 @@ __all__ = [
     "WGANGP",
     "AdaptiveAugmentation",
     "AdversarialModel",
+    "DiffAugment",
     "DiffusionAugmentation",
     "GenerativeModel",
     "ImagePreprocessor",

@@ -1,10 +1,21 @@
-"""Augmentation of what a discriminator sees: adaptive transforms, and forward diffusion."""
+"""Augmentation of what a discriminator sees: transforms of images, and forward diffusion."""
+
+from collections.abc import Sequence
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from ddgan.diffusion import Diffusion
+from ddgan.models.augment_corruptions import (
+    CUTOUT_DRAWS,
+    FILTER_DRAWS,
+    NOISE_DRAWS,
+    band_gains,
+    cutout_masks,
+    filter_bands,
+    noise_levels,
+)
 from ddgan.models.augment_transforms import (
     COLOUR_DRAWS,
     GEOMETRY_DRAWS,
@@ -28,7 +39,8 @@ class AdaptiveAugmentation(nn.Module):
     (Karras et al., "Training generative adversarial networks with limited data", 2020)
 
     ``pipeline`` names the groups of transforms: "b" moves whole pixels (blitting), "g" is
-    geometry, "c" colour; each transform is applied with ``probability`` p. Every ``interval``
+    geometry, "c" colour, "f" a filter of four frequency bands, "n" noise, and "x" cuts a square
+    out; each transform is applied with ``probability`` p. Every ``interval``
     batches p moves by (images seen) / (1000 ``kimg``), up where the mean sign of the logits of
     real images exceeds ``target``, else down; with ``target=None`` it is fixed. p and its
     statistics are buffers, and never waited for. Raises ValueError for values out of range.
@@ -47,8 +59,8 @@ class AdaptiveAugmentation(nn.Module):
         kimg: float = 500,
     ):
         super().__init__()
-        if not pipeline or set(pipeline) - set("bgc"):
-            raise ValueError(f"pipeline is {pipeline!r}; expected some of the letters b, g and c")
+        if not pipeline or set(pipeline) - set("bgcfnx"):
+            raise ValueError(f"pipeline is {pipeline!r}; expected some of the letters in 'bgcfnx'")
         if not 0 <= probability <= 1 or interval < 1 or kimg <= 0:
             raise ValueError(
                 f"probability is {probability}, interval {interval}, kimg {kimg}; expected a "
@@ -68,6 +80,8 @@ class AdaptiveAugmentation(nn.Module):
         """
         self._check(x)
         count = PIXEL_DRAWS + GEOMETRY_DRAWS + COLOUR_DRAWS
+        if set(self.pipeline) & set("fnx"):
+            count += FILTER_DRAWS + NOISE_DRAWS + CUTOUT_DRAWS
         draws = TransformRandom(rng, count, self.p)
         size = x.shape[3]
         with torch.autocast(x.device.type, enabled=False):
@@ -78,6 +92,13 @@ class AdaptiveAugmentation(nn.Module):
                 y = _where_drawn(warp, y, geometry_matrices(draws, size))
             if "c" in self.pipeline:
                 y = _where_drawn(recolour, y, colour_matrices(draws))
+            if "f" in self.pipeline:
+                y = filter_bands(y, *band_gains(draws))
+            if "n" in self.pipeline:
+                noise = rng.normal(tuple(y.shape[1:]))
+                y = y + noise * noise_levels(draws)[:, None, None, None]
+            if "x" in self.pipeline:
+                y = y * cutout_masks(draws, size)
         return y.to(x.dtype)
 
     @torch.no_grad()
@@ -115,6 +136,67 @@ def _where_drawn(transform, x: Tensor, matrices: Tensor) -> Tensor:
     identity = torch.eye(matrices.shape[1], device=matrices.device)
     drawn = (matrices != identity).any(dim=2).any(dim=1)
     return torch.where(drawn[:, None, None, None], transform(x, matrices.to(x.dtype)), x)
+
+
+@MODELS.register_module()
+class DiffAugment(nn.Module):
+    """Change the colours of images, move them and cut a square out, each image in its own way.
+
+    (Zhao et al., "Differentiable augmentation for data-efficient GAN training", 2020.) ``policy``
+    is some of "colour" (brightness, saturation and contrast), "translation" by up to an eighth of
+    the side, and "cutout" of a square of half the side. What moves in, or is cut out, is 0.
+    """
+
+    def __init__(self, policy: Sequence[str] = ("colour", "translation", "cutout")):
+        super().__init__()
+        unknown = set(policy) - set(DIFF_AUGMENT)
+        if unknown or not policy:
+            raise ValueError(f"policy is {policy!r}; expected some of {[*DIFF_AUGMENT]}")
+        self.policy = tuple(policy)
+
+    def forward(self, x: Tensor, rng: StepRandom) -> Tensor:
+        """Transformed images (N, C, H, W), twice differentiable with respect to ``x``."""
+        for name in self.policy:
+            x = DIFF_AUGMENT[name](x, rng)
+        return x
+
+
+def _jitter(x: Tensor, rng: StepRandom) -> Tensor:
+    drawn = (rng.uniform().to(x.dtype) for _ in range(3))
+    brightness, saturation, contrast = (values[:, None, None, None] for values in drawn)
+    x = x + (brightness - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + 2 * saturation * (x - grey)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + (contrast + 0.5) * (x - mean)
+
+
+def _translate(x: Tensor, rng: StepRandom) -> Tensor:
+    for dim in (2, 3):
+        size = x.shape[dim]
+        most = int(size / 8 + 0.5)
+        shift = rng.integers(-most, most)
+        source = torch.arange(size, device=x.device) - shift[:, None]
+        inside = ((source >= 0) & (source < size)).to(x.dtype)
+        shape = [len(x), 1, 1, 1]
+        shape[dim] = size
+        index = source.clamp(0, size - 1).reshape(shape).expand_as(x)
+        x = x.gather(dim, index) * inside.reshape(shape)
+    return x
+
+
+def _cut_out(x: Tensor, rng: StepRandom) -> Tensor:
+    kept = []
+    for size in x.shape[2:]:
+        side = int(size / 2 + 0.5)
+        start = rng.integers(0, size - side % 2) - side // 2
+        line = torch.arange(size, device=x.device)
+        kept.append((line < start[:, None]) | (line >= start[:, None] + side))
+    rows, columns = kept
+    return x * (rows[:, None, :, None] | columns[:, None, None, :]).to(x.dtype)
+
+
+DIFF_AUGMENT = {"colour": _jitter, "translation": _translate, "cutout": _cut_out}
 
 
 @MODELS.register_module()

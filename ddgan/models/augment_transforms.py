@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddgan.models.rng import StepRandom
+from ddgan.models.wavelets import symlet
 from ddgan.ops import upfirdn2d
 
 # Numbers drawn per sample by each group of transforms.
@@ -174,24 +175,13 @@ def _identity_and_axis(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 TAPS = 12
+# The published filter, sym6.
+LOW_PASS = tuple((symlet(TAPS // 2) / math.sqrt(2)).tolist())
+# It is not symmetric: what it upsamples lies this far, in pixels of the image, from its place.
+DELAY = (sum(k * tap for k, tap in enumerate(LOW_PASS)) - (TAPS - 1) / 2) / 2
 
 
-def _low_pass() -> tuple[float, ...]:
-    """A filter that halves the band: a sinc under a Kaiser window, with sum 1.
-
-    Unlike the wavelet of the publication it is symmetric: an image and its mirror image are
-    treated alike, and the extension beyond the edges stays symmetric when upsampled.
-    """
-    position = torch.arange(TAPS, dtype=torch.float64) - (TAPS - 1) / 2
-    window = torch.kaiser_window(TAPS, periodic=False, beta=4.0, dtype=torch.float64)
-    taps = torch.sinc(position / 2) * window
-    return tuple((taps / taps.sum()).tolist())
-
-
-LOW_PASS = _low_pass()
-
-
-def _mirrored(index: Tensor, size: int) -> Tensor:
+def mirrored(index: Tensor, size: int) -> Tensor:
     """Map any integer to {0, …, size - 1} by reflection at the outer edges of the image."""
     index = index.remainder(2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
@@ -219,7 +209,7 @@ def permute_pixels(x: Tensor, matrices: Tensor) -> Tensor:
     n, channels, size, _ = x.shape
     line = _centred(size, matrices)
     column, row = (
-        _mirrored((old + (size - 1) / 2).round().long(), size)
+        mirrored((old + (size - 1) / 2).round().long(), size)
         for old in _old_positions(matrices, line, line)
     )
     index = (row * size + column).reshape(n, 1, -1).expand(-1, channels, -1)
@@ -230,24 +220,34 @@ def warp(x: Tensor, matrices: Tensor) -> Tensor:
     """Resample images (N, C, H, W) at their pixels' positions times (N, 3, 3).
 
     The image is upsampled twofold with a low-pass filter, interpolated linearly at twice the
-    resolution and downsampled with the same filter, as is published. Beyond the edges the image
-    is reflected. Twice differentiable with respect to ``x``.
+    resolution and downsampled with the filter's mirror image, as is published. Beyond the edges
+    the image is reflected. Twice differentiable with respect to ``x``.
     """
     height, width = x.shape[2:]
-    pad = TAPS // 4
+    # One pixel more than is looked up, and those that the filter needs.
+    pad = 1 + TAPS // 4
     rows, columns = (
-        _mirrored(torch.arange(-pad, n + pad, device=x.device), n) for n in (height, width)
+        mirrored(torch.arange(-pad, n + pad, device=x.device), n) for n in (height, width)
     )
     x = x.index_select(2, rows).index_select(3, columns)
-    # Only the pixels whose filter lies inside the padded image: exactly twice its size.
+    # Only the pixels whose filter lies inside the padded image.
     x = upfirdn2d(x, LOW_PASS, up=2, padding=(0, -1), gain=4)
 
     # The filter on the way down needs TAPS / 2 - 1 more pixels on each side.
-    ys, xs = (_centred(2 * n + TAPS - 2, matrices) / 2 for n in (height, width))
+    ys, xs = (_centred(2 * n + TAPS - 2, matrices) / 2 - DELAY for n in (height, width))
     old_x, old_y = _old_positions(matrices, ys, xs)
-    grid = torch.stack([old_x * (2 / width), old_y * (2 / height)], dim=3)
-    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    return upfirdn2d(x, LOW_PASS, down=2)
+    grid = torch.stack(
+        [(_folded(old, n) + DELAY) * (2 / (n + 2)) for old, n in ((old_x, width), (old_y, height))],
+        dim=3,
+    )
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return upfirdn2d(x, LOW_PASS[::-1], down=2)
+
+
+def _folded(position: Tensor, size: int) -> Tensor:
+    """Positions from the centre, reflected at the edges of the image into it."""
+    from_edge = (position + size / 2).remainder(2 * size)
+    return torch.minimum(from_edge, 2 * size - from_edge) - size / 2
 
 
 def recolour(x: Tensor, matrices: Tensor) -> Tensor:

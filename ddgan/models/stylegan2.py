@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddgan.diffusion import SampleNoise
 from ddgan.models.adversarial import AdversarialModel
+from ddgan.models.augment import AdaptiveAugmentation
 from ddgan.models.base import Logs
 from ddgan.models.losses import (
     PathLengthPenalty,
@@ -53,8 +54,8 @@ class StyleBasedModel(AdversarialModel):
         self.truncation = truncation
 
     def update_augmentation(self, real_logits: Tensor) -> Logs:
-        """Adapt the augmentation to the logits of real images, and log its probability."""
-        if self.augment is None:
+        """Adapt an adaptive augmentation to the logits of real images; log its probability."""
+        if not isinstance(self.augment, AdaptiveAugmentation):
             return {}
         self.augment.update(real_logits.detach())
         return {"augment_p": self.augment.p.clone()}

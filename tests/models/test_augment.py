@@ -28,10 +28,11 @@ def images(n=4, channels=3, size=8, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_probability_zero_is_exactly_the_identity(channels, dtype):
     x = images(4, channels).to(dtype)
-    assert torch.equal(AdaptiveAugmentation()(x, Normals(4)), x)
+    for pipeline in ("bgc", "bgcfnx"):
+        assert torch.equal(AdaptiveAugmentation(pipeline)(x, Normals(4)), x)
 
 
-@pytest.mark.parametrize("pipeline", ["b", "g", "c", "bgc"])
+@pytest.mark.parametrize("pipeline", ["b", "g", "c", "bgc", "f", "n", "x", "bgcfnx"])
 def test_images_that_nothing_was_drawn_for_stay_and_others_do_not(pipeline):
     augment = AdaptiveAugmentation(pipeline, probability=0.1)
     x = images(60)
@@ -58,8 +59,9 @@ def test_samples_are_transformed_each_by_its_own_draws():
         torch.testing.assert_close(augment(x[rows], Rows(rows)), together[rows])
 
 
-def test_the_pipeline_has_first_and_second_derivatives():
-    augment = AdaptiveAugmentation(probability=1.0)
+@pytest.mark.parametrize("pipeline", ["bgc", "fnx"])
+def test_the_pipeline_has_first_and_second_derivatives(pipeline):
+    augment = AdaptiveAugmentation(pipeline, probability=1.0)
     x = images(2, size=4, dtype=torch.float64).requires_grad_()
     weight = images(2, size=4, dtype=torch.float64)
 
@@ -71,8 +73,8 @@ def test_the_pipeline_has_first_and_second_derivatives():
 
 
 def test_arguments_and_images_are_checked():
-    with pytest.raises(ValueError, match="pipeline is 'bgx'"):
-        AdaptiveAugmentation("bgx")
+    with pytest.raises(ValueError, match="pipeline is 'bgy'"):
+        AdaptiveAugmentation("bgy")
     for options in ({"probability": 1.5}, {"interval": 0}, {"kimg": 0}):
         with pytest.raises(ValueError, match="expected a probability"):
             AdaptiveAugmentation(**options)

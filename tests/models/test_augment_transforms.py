@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
-import scipy.signal
 import scipy.spatial.transform
 import scipy.stats
 import torch
+import torch.nn.functional as F
 
 from ddgan.models import augment_transforms as matrices
 from ddgan.models.augment_transforms import LOW_PASS, permute_pixels, recolour, warp
+from ddgan.models.wavelets import symlet
 
 
 class Normals:
@@ -213,9 +214,48 @@ def test_pixel_transforms_are_flip_then_turn_then_translation():
             assert torch.equal(out[i, :, row, column], x[i, :, r, c])
 
 
-def test_low_pass_is_the_windowed_sinc():
-    expected = scipy.signal.firwin(12, 0.5, window=("kaiser", 4.0))
-    np.testing.assert_allclose(LOW_PASS, expected, atol=1e-12)
+# sym6 as wavelet tables print it.
+SYM6 = [
+    0.015404109327027373,
+    0.0034907120842174702,
+    -0.11799011114819057,
+    -0.048311742585633,
+    0.4910559419267466,
+    0.787641141030194,
+    0.3379294217276218,
+    -0.07263752278646252,
+    -0.021060292512300564,
+    0.04472490177066578,
+    0.0017677118642428036,
+    -0.007800708325034148,
+]
+
+
+def test_low_pass_is_the_published_wavelet():
+    np.testing.assert_allclose(np.sqrt(2) * np.array(LOW_PASS), SYM6, atol=1e-11)
+
+
+@pytest.mark.parametrize("moments", [1, 2, 4, 6])
+def test_symlets_are_orthogonal_and_flat_at_the_ends_of_the_band(moments):
+    h = symlet(moments)
+    assert h.shape == (2 * moments,)
+    for shift in range(moments):
+        assert h[2 * shift :] @ h[: len(h) - 2 * shift] == pytest.approx(
+            float(shift == 0), abs=1e-9
+        )
+    k = np.arange(len(h))
+    for power in range(moments):
+        assert ((-1.0) ** k * (k - k.mean()) ** power) @ h == pytest.approx(0, abs=1e-7)
+    assert h.sum() == pytest.approx(np.sqrt(2))
+
+
+@pytest.mark.parametrize("degrees", [10, 25, 45])
+def test_warped_noise_keeps_the_published_share_of_its_variance(degrees):
+    """The reference code keeps 0.61 to 0.71."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 1, 64, 64)
+    out = warp(x, matrices.rotation(torch.full((32,), math.radians(degrees))))
+    assert 0.61 < out[:, :, 20:-20, 20:-20].var().item() < 0.71
 
 
 def waves(x, y):
@@ -251,14 +291,21 @@ def test_warping_by_the_identity_hardly_blurs():
     assert (out - x)[..., 3:-3, 3:-3].abs().max() < 0.01
 
 
+def smooth_images(n, size=16):
+    coarse = images(n, size=size // 4)
+    return F.interpolate(coarse, size=size, mode="bilinear")
+
+
 def test_warping_reflects_beyond_the_edges():
-    """By whole pixels it is what the exact translation makes of the hardly blurred image."""
-    x, still = images(1), torch.eye(3)[None]
+    """By whole pixels it is what the exact translation makes of the image."""
+    x = smooth_images(1)
     for dx, dy in ((3, -2), (-13, 6), (30, 0)):
         shift = matrices.translation(numbers(dx), numbers(dy))
-        torch.testing.assert_close(
-            warp(x, shift), permute_pixels(warp(x, still), shift), atol=1e-4, rtol=1e-4
-        )
+        assert (warp(x, shift) - permute_pixels(x, shift)).abs().max() < 0.1
+    # Within the image exactly; beyond, the filter is not that of the mirror image.
+    x, shift = images(1, size=20), matrices.translation(numbers(2), numbers(-1))
+    moved = (warp(x, shift) - permute_pixels(x, shift)).abs()
+    assert moved[..., 5:-3, 3:-5].max() < 0.01
 
 
 def test_warping_keeps_constants_and_commutes_with_reflection():
@@ -266,9 +313,9 @@ def test_warping_keeps_constants_and_commutes_with_reflection():
     torch.testing.assert_close(
         warp(torch.full((5, 2, 8, 8), 0.7), drawn), torch.full((5, 2, 8, 8), 0.7)
     )
-    x, mirror = images(5), matrices.scaling(numbers(-1), numbers(1))
+    x, mirror = smooth_images(5), matrices.scaling(numbers(-1), numbers(1))
     mirrored = warp(x.flip(3), mirror @ drawn @ mirror).flip(3)
-    torch.testing.assert_close(mirrored, warp(x, drawn), atol=1e-5, rtol=1e-5)
+    assert (mirrored - warp(x, drawn)).abs().max() < 0.12
 
 
 def test_colours_of_images_and_of_greys():
