@@ -1,6 +1,8 @@
 # CIFAR-10 with DDPM, T = 1000: FID 3.17 in its paper, 80.5 s for 100 images in DDGAN's Table 1.
-# The NCSN++ of ddgan_cifar10.py without its latent, which has as many channels as DDPM's own U-net.
-# Dropout, rate, batch, average and length are DDPM's (Ho et al., 2020, App. B). Made for 1 GPU.
+# The NCSN++ of ddgan_cifar10.py without its latent, which has as many channels as DDPM's own U-net;
+# its BigGAN blocks and FIR filters are not DDPM's. Dropout, rate, warm-up, clipping, batch, average
+# and length are (Ho et al., 2020, App. B and their code), and so is the variance of sampling: the
+# published FID is that of "fixedlarge". Made for 1 GPU.
 _base_ = [
     "_base_/datasets/cifar10.py",
     "_base_/schedules/adam_constant.py",
@@ -21,6 +23,7 @@ model = dict(
     ),
     diffusion=dict(num_steps=1000, schedule="linear", beta_min=0.1, beta_max=20.0),
     sampler="ddpm",
+    variance="fixedlarge",
     clip=True,
     ema_decay=0.9999,
     data_preprocessor=dict(type="ImagePreprocessor", flip=True),

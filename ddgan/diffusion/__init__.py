@@ -5,7 +5,7 @@ that ``t``. The networks take the 0-based index ``t - 1``, as the released weigh
 ``time_index`` computes it where a model calls its network.
 """
 
-from ddgan.diffusion.ddim import ddim_step, sub_steps
+from ddgan.diffusion.ddim import ddim_step, heun_step, sub_steps
 from ddgan.diffusion.noise import SampleNoise
 from ddgan.diffusion.parametrization import Parametrization, get_parametrization
 from ddgan.diffusion.process import Diffusion
@@ -22,6 +22,7 @@ __all__ = [
     "ddim_step",
     "geometric_betas",
     "get_parametrization",
+    "heun_step",
     "linear_betas",
     "sub_steps",
     "time_index",

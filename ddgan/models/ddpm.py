@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
-from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, sub_steps, time_index
+from ddgan.diffusion import Diffusion, SampleNoise, ddim_step, heun_step, sub_steps, time_index
 from ddgan.models.base import GenerativeModel, Logs, with_num_steps
 from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "heun")
+VARIANCES = ("fixedsmall", "fixedlarge")
 
 
 @MODELS.register_module()
@@ -31,6 +32,7 @@ class DDPM(GenerativeModel):
         sampling_steps: int | None = None,
         spacing: str = "linear",
         eta: float = 0.0,
+        variance: str = "fixedsmall",
         clip: bool = False,
         ema_decay: float = 0.9999,
         ema_warmup: bool = False,
@@ -38,9 +40,11 @@ class DDPM(GenerativeModel):
     ):
         """Build the network and the diffusion, which has the arguments of ``Diffusion``.
 
-        ``sampler`` is ``"ddpm"``, ancestral sampling with the posterior's variance, or ``"ddim"``
-        (Song et al., 2021) with ``eta``, 0 for deterministic. Either takes ``sampling_steps``
-        steps, all T by default, chosen by ``spacing`` (see ``sub_steps``). ``clip`` bounds the
+        ``sampler`` is ``"ddpm"``, ancestral sampling whose ``variance`` is the posterior's,
+        ``"fixedsmall"``, or β_t, ``"fixedlarge"`` (Ho et al., Sec. 3.2); ``"ddim"`` (Song et al.,
+        2021) with ``eta``, 0 for deterministic; or ``"heun"``, the probability-flow ODE with two
+        evaluations in each step but the last. Each takes ``sampling_steps`` steps, all T by
+        default, chosen by ``spacing`` (see ``sub_steps``). ``clip`` bounds the
         predicted x_0 to [-1, 1] in sampling, as images are. ``set_sampler`` changes all this
         after training. The average is described in ``ExponentialMovingAverage``.
         """
@@ -58,7 +62,7 @@ class DDPM(GenerativeModel):
                 "latent_dim=0 and tanh=False"
             )
         self.diffusion = diffusion
-        self.set_sampler(sampler, sampling_steps, spacing, eta)
+        self.set_sampler(sampler, sampling_steps, spacing, eta, variance)
         self.clip = clip
 
     def set_sampler(
@@ -67,25 +71,29 @@ class DDPM(GenerativeModel):
         sampling_steps: int | None = None,
         spacing: str = "linear",
         eta: float = 0.0,
+        variance: str = "fixedsmall",
     ) -> None:
         """Choose how samples are drawn, as the constructor does; training is the same for all."""
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler is {sampler!r}; expected one of {[*SAMPLERS]}")
-        if not 0 <= eta <= 1 or (sampler == "ddpm" and eta):
+        if not 0 <= eta <= 1 or (sampler != "ddim" and eta):
             raise ValueError(
-                f"eta is {eta}; expected a value in [0, 1] for sampler='ddim', 0 for 'ddpm', which "
-                "has no eta"
+                f"eta is {eta}; expected a value in [0, 1] for sampler='ddim', 0 for {sampler!r}, "
+                "which has no eta"
             )
+        if variance not in VARIANCES:
+            raise ValueError(f"variance is {variance!r}; expected one of {[*VARIANCES]}")
         steps = self.diffusion.num_steps
         count = steps if sampling_steps is None else sampling_steps
         self.times = sub_steps(steps, count, spacing)
         # Ancestral sampling is DDIM with η = 1 (Song et al., Sec. 4.1).
         self.eta = 1.0 if sampler == "ddpm" else eta
+        self.sampler, self.variance = sampler, variance
 
     @property
     def num_evaluations(self) -> int:
-        """The number of sampling steps."""
-        return len(self.times)
+        """The number of sampling steps; with Heun's method two for each but the last."""
+        return 2 * len(self.times) - 1 if self.sampler == "heun" else len(self.times)
 
     def update_networks(self, x0: Tensor, rng: StepRandom, optim: OptimWrapperDict) -> Logs:
         """Update the network with one batch."""
@@ -111,11 +119,20 @@ class DDPM(GenerativeModel):
     ) -> Tensor:
         """x_0 from x_T ~ N(0, I) along the sampling steps."""
         x = noise.normal(0, self.data_shape)
+
+        def predict(x_t: Tensor, t: int) -> Tensor:
+            return generator(x_t, time_index(t, x_t))
+
         for t, s in zip(reversed(self.times), [*reversed(self.times[:-1]), 0], strict=True):
-            # Stream 0 is x_T, stream t the noise of the step from t.
-            fresh = noise.normal(t, self.data_shape) if s and self.eta else None
-            eps = generator(x, time_index(t, x))
-            x = ddim_step(self.diffusion, x, eps, t, s, fresh, self.eta, self.clip)
+            if self.sampler == "heun":
+                x = heun_step(self.diffusion, x, predict, t, s, self.clip)
+            else:
+                # Stream 0 is x_T, stream t the noise of the step from t.
+                fresh = noise.normal(t, self.data_shape) if s and self.eta else None
+                large = self.variance == "fixedlarge"
+                x = ddim_step(
+                    self.diffusion, x, predict(x, t), t, s, fresh, self.eta, self.clip, large
+                )
             if callback is not None:
                 callback(s, x)
         return x

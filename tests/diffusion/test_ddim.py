@@ -9,7 +9,7 @@ import torch
 from scipy import integrate
 from scipy.stats import norm
 
-from ddgan.diffusion import Diffusion, ddim_step, linear_betas, sub_steps
+from ddgan.diffusion import Diffusion, ddim_step, heun_step, linear_betas, sub_steps
 from ddgan.visualization.mixture import GaussianMixture, reverse_sde, vp_alpha_bar
 
 
@@ -52,6 +52,31 @@ def test_eta_1_is_the_ancestral_step():
         )
         actual = ddim_step(diffusion, x_t, eps, t, t - 1, noise, eta=1.0)
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_heuns_method_has_order_two_and_ddim_order_one():
+    """On the flow of N(0, 0.5²) from t to t - h, whose solution is known."""
+    diffusion = Diffusion(1000, dtype=torch.float64)
+    bar = diffusion.alpha_bar
+    x = torch.ones(1, 1, dtype=torch.float64)
+
+    def predict(x_t, t):
+        return (1 - bar[t]).sqrt() * x_t / (bar[t] * 0.25 + 1 - bar[t])
+
+    def error(step, h, start=600, stop=360):
+        y = x
+        for t in range(start, stop, -h):
+            y = step(y, t, t - h)
+        std = [(bar[t] * 0.25 + 1 - bar[t]).sqrt() for t in (stop, start)]
+        return (y - std[0] / std[1] * x).abs().item()
+
+    heun = [error(lambda y, t, s: heun_step(diffusion, y, predict, t, s), h) for h in (40, 20)]
+    ddim = [
+        error(lambda y, t, s: ddim_step(diffusion, y, predict(y, t), t, s), h) for h in (40, 20)
+    ]
+    assert heun[0] / heun[1] == pytest.approx(4, rel=0.2)
+    assert ddim[0] / ddim[1] == pytest.approx(2, rel=0.2)
+    assert heun[0] < 0.3 * ddim[0]
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -85,6 +86,8 @@ def test_ddpm_sampling_is_the_ancestral_chain(clip):
         ({"sampler": "ddim", "sampling_steps": 10}, 10),
         ({"sampler": "ddim", "sampling_steps": 10, "eta": 0.5, "spacing": "quadratic"}, 10),
         ({"sampler": "ddpm", "sampling_steps": 20}, 20),
+        ({"variance": "fixedlarge"}, 40),
+        ({"variance": "fixedlarge", "sampling_steps": 20}, 20),
     ],
 )
 def test_every_sampler_moves_a_gaussian_as_computed(arguments, evaluations):
@@ -105,11 +108,52 @@ def test_every_sampler_moves_a_gaussian_as_computed(arguments, evaluations):
         ratio = math.sqrt(bar[s] / bar[t])
         change = math.sqrt(1 - bar[s] - sigma**2) - ratio * math.sqrt(1 - bar[t])
         mean = ratio * mean + change * slope * (mean - math.sqrt(bar[t]) * 0.6)
+        if arguments.get("variance") == "fixedlarge":
+            sigma = math.sqrt(1 - bar[t] / bar[s]) if s else 0.0
         variance = (ratio + change * slope) ** 2 * variance + sigma**2
     assert samples.mean().item() == pytest.approx(mean, abs=0.025)
     assert samples.std().item() == pytest.approx(math.sqrt(variance), abs=0.02)
     # All of them come near to the data, more steps nearer.
     assert (mean, math.sqrt(variance)) == pytest.approx((0.6, 0.5), abs=0.15)
+
+
+def test_fixedlarge_is_beta_and_fixedsmall_the_posteriors_variance():
+    """The two choices of Ho et al., Sec. 3.2, with the same mean."""
+    model = build()
+    d, spread = model.diffusion, {}
+    for variance in ("fixedsmall", "fixedlarge"):
+        model.set_sampler("ddpm", variance=variance)
+        states = []
+        noise = SampleNoise(0, torch.arange(4000))
+        keep = partial(lambda states, t, x: states.append(x), states)
+        model.draw(noise, lambda x, t: torch.zeros_like(x), keep)
+        # From t = 5 to 4; with ε = 0 a step is x_s = x_t √(ᾱ_s / ᾱ_t) and noise.
+        step = states[-5] - states[-6] * (d.alpha_bar[4] / d.alpha_bar[5]).sqrt()
+        spread[variance] = step.var().item()
+    assert spread["fixedsmall"] == pytest.approx(d.posterior_variance[4].item(), rel=0.04)
+    assert spread["fixedlarge"] == pytest.approx(d.betas[4].item(), rel=0.04)
+    assert spread["fixedlarge"] > 1.1 * spread["fixedsmall"]
+
+
+def test_heun_follows_the_probability_flow_more_closely_than_ddim():
+    """The flow of a Gaussian is linear: x_0 = std x_T / √(ᾱ_T std² + 1 - ᾱ_T)."""
+    errors = {}
+    for sampler, steps in (("ddim", 19), ("heun", 10)):
+        model = build(sampler=sampler, sampling_steps=steps, spacing="quadratic")
+        model = build(
+            ExactNoise(model.diffusion, 0.0, 0.5),
+            sampler=sampler,
+            sampling_steps=steps,
+            spacing="quadratic",
+        )
+        calls = []
+        model.generator_ema.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        x_T = SampleNoise(0, torch.arange(50)).normal(0, (1,))
+        last = model.diffusion.alpha_bar[40]
+        expected = 0.5 * x_T / (last * 0.25 + 1 - last).sqrt()
+        errors[sampler] = (model.sample(50) - expected).abs().max().item()
+        assert len(calls) == model.num_evaluations == 19
+    assert errors["heun"] < 0.6 * errors["ddim"]
 
 
 def test_ddim_is_a_function_of_its_start():

@@ -7,6 +7,7 @@ _base_ = ["stylegan2_32.py"]
 model = dict(
     type="SPIGAN",
     num_points=2,  # paper: K with the best FID in Table 5
+    update="per_time",  # paper: Algorithm 1 updates inside the loop over j
     sde="vp",  # paper
     beta_min=0.1,  # the customary VP-SDE; the paper's numbers are in its appendix
     beta_max=20.0,
