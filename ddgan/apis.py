@@ -6,10 +6,12 @@ from ddgan.data.decoding import read_image
 from ddgan.editing import edit, inpaint, interpolate
 from ddgan.engine.checkpoint import load_weights, read_weights
 from ddgan.engine.config import check_trusted_types
+from ddgan.errors import CheckpointError, UserError
 from ddgan.models import GenerativeModel
 from ddgan.registry import MODELS
 from ddgan.utils.device import activation_bytes, fitting_batch_size
 from ddgan.utils.distributed import select_device
+from ddgan.utils.files import refusal
 
 __all__ = ["auto_batch_size", "edit", "inpaint", "interpolate", "load_model", "read_image"]
 
@@ -26,7 +28,16 @@ def load_model(path: str | Path, device: str = "auto") -> GenerativeModel:
     target = select_device(device)
     config, state, _ = read_weights(path)
     check_trusted_types(config.model)
-    model = MODELS.build(config.model)
+    try:
+        model = MODELS.build(config.model)
+    except UserError:
+        raise
+    # Components raise nearly anything for the arguments in a damaged file.
+    except Exception as error:
+        raise CheckpointError(
+            f"the model that {path} describes cannot be built ({type(error).__name__}: "
+            f"{refusal(error)}); take another file"
+        ) from error
     load_weights(model, state, path)
     return model.to(target).eval()
 

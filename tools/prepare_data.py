@@ -64,14 +64,21 @@ def main() -> None:
         if args.size is not None:
             pipeline.append({"type": "Resize", "size": args.size, "resample": args.resample})
         square = args.size if args.crop == "centre" else None
-        images = open_source(source, pipeline, square, args.channels, args.split, args.stacked)
+        images = open_source(
+            source,
+            args.split,
+            args.stacked,
+            pipeline=pipeline,
+            image_size=square,
+            channels=args.channels,
+        )
         links = getattr(images, "num_links", 0)
         followed = f", with {links} linked folder{'s' * (links > 1)}" if links else ""
         print(f"{len(images)} images in {images.name}{followed}")
         made = prepare(images, destination, form, progress_bar, args.workers, args.limit)
         print(summary(made))
-        if images.left_out is not None and images.left_out.names:
-            print(images.left_out.text())
+        if images.listing is not None and images.listing.left_out:
+            print(images.listing.summary())
 
 
 def choose_format(destination: Path, form: str | None) -> str:

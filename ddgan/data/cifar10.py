@@ -9,6 +9,7 @@ import torch
 from ddgan.data.in_memory import InMemoryImages
 from ddgan.data.storage import patiently, read_file
 from ddgan.registry import DATASETS
+from ddgan.utils.files import refusal
 from ddgan.utils.pickled_arrays import ArrayUnpickler, PickledArray
 
 _MAX_FILE_BYTES = 1 << 30
@@ -68,7 +69,7 @@ def _load_batch(path: Path, verify: bool) -> tuple[np.ndarray, np.ndarray]:
         return _arrays(ArrayUnpickler(content).load())
     # A damaged pickle can raise nearly any exception.
     except Exception as error:
-        raise ValueError(f"CIFAR-10: {path} is not a CIFAR-10 batch: {error}") from error
+        raise ValueError(f"CIFAR-10: {path} is not a CIFAR-10 batch: {refusal(error)}") from error
 
 
 def _arrays(batch: object) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from ddgan.errors import UserError
+from ddgan.utils.files import refusal
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 # Only these of Pillow's decoders are tried, whatever a file claims to be.
@@ -143,8 +144,8 @@ def open_image(source: Path | BinaryIO, channels: int, name: str = "") -> Image.
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
         raise UserError(
-            f"image {name or source} cannot be read ({error}); expected a whole PNG, JPEG, WebP, "
-            "BMP or TIFF file"
+            f"image {name or source} cannot be read ({refusal(error)}); expected a whole PNG, "
+            "JPEG, WebP, BMP or TIFF file"
         ) from None
 
 

@@ -3,16 +3,16 @@
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from ddgan.data.decoding import SUFFIXES, decode_image
-from ddgan.data.images import HIDDEN, ImageDataset, LeftOut
-from ddgan.data.labels import LABELS, choose_labels, parse_labels
+from ddgan.data.decoding import decode_image
+from ddgan.data.images import ImageDataset, Listing
+from ddgan.data.labels import read_labels
 from ddgan.data.storage import StorageError, patiently, printable, read_file
-from ddgan.data.transforms import Transform
 from ddgan.registry import DATASETS
 
 # A TIFF of the largest image that is decoded, with 16 bits for each of four channels.
@@ -27,47 +27,34 @@ class ImageFolder(ImageDataset):
     endings, links that lead nowhere, folders that may not be opened) is counted in the log.
     Labels come from a ``dataset.json``, with paths relative to it, as in ImageZip. Raises
     FileNotFoundError where there is no such folder, ValueError where it has no images or labels
-    of another form. The other arguments and errors are those of ImageDataset.
+    of another form. ``options`` and the other errors are those of ImageDataset.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        pipeline: Sequence[dict | Transform] = (),
-        image_size: int | None = None,
-        channels: int = 3,
-        max_unreadable: int | None = 100,
-        use_labels: bool = True,
-    ) -> None:
+    def __init__(self, root: str | Path, use_labels: bool = True, **options: Any) -> None:
         self.root = Path(root)
         if not patiently(self.root.is_dir, self.root):
             hint = "; for a zip file use type='ImageZip'" if self.root.is_file() else ""
             raise FileNotFoundError(
                 f"ImageFolder: {self.root} is not a folder{hint}; set root to your folder of images"
             )
-        self.paths, label_files, self.left_out, self.num_links = _walk(self.root)
-        if not self.paths:
-            raise ValueError(
-                f"ImageFolder: there are no images in {printable(self.root)} or below it, expected "
-                f"files that end in one of {' '.join(SUFFIXES)}; set root to your folder of images"
-                f"{self.left_out.text('. ')}"
-            )
-        labels = choose_labels(label_files, self.root) if use_labels else None
-        if labels is not None:
-            content = read_file(self.root / labels, _MAX_FILE_BYTES)
-            self.labels = parse_labels(content, labels, self.paths, self.root)
-        super().__init__(
-            f"folder {self.root}", len(self.paths), pipeline, image_size, channels, max_unreadable
+        self.listing, self.num_links = _walk(self.root)
+        self.listing.check(
+            f"ImageFolder: {printable(self.root)}", "; set root to your folder of images"
         )
+        self.paths = sorted(self.listing.images)
+        if use_labels:
+            self.labels = read_labels(self.listing.labels, self.paths, self.root, self._read)
+        super().__init__(f"folder {self.root}", len(self.paths), **options)
 
     def image_name(self, index: int) -> str:
         """The path of the image."""
         return printable(self.root / self.paths[index])
 
+    def _read(self, path: str) -> bytes:
+        return read_file(self.root / path, _MAX_FILE_BYTES)
+
     def _decode(self, index: int) -> Image.Image:
-        return decode_image(
-            read_file(self.root / self.paths[index], _MAX_FILE_BYTES), self.channels
-        )
+        return decode_image(self._read(self.paths[index]), self.channels)
 
     def _identity(self) -> Iterator[str]:
         for path in self.paths:
@@ -77,11 +64,9 @@ class ImageFolder(ImageDataset):
             yield str(self.labels)
 
 
-def _walk(root: Path) -> tuple[list[str], list[str], LeftOut, int]:
-    """Images and ``dataset.json`` files below ``root``, what is left out, and links followed."""
-    images: list[str] = []
-    labels: list[str] = []
-    left_out = LeftOut()
+def _walk(root: Path) -> tuple[Listing, int]:
+    """The files below ``root``, and the number of linked folders among those that were read."""
+    listing = Listing()
     num_links = 0
     seen: set[tuple[int, int]] = set()
     # Links last, so that a folder is read under its own name if it has one below the root.
@@ -92,31 +77,25 @@ def _walk(root: Path) -> tuple[list[str], list[str], LeftOut, int]:
         name = folder.relative_to(root).as_posix()
         identity, entries = patiently(lambda folder=folder: _list(folder), folder)
         if identity in seen:
-            left_out.add("linked folders that are read already", name)
+            listing.left_out["linked folders that are read already"].append(name)
             continue
         seen.add(identity)
         if entries is None:
             if folder == root:
                 raise StorageError(f"{printable(root)} may not be opened: its permissions deny it")
-            left_out.add("folders that may not be opened", name)
+            listing.left_out["folders that may not be opened"].append(name)
             continue
         num_links += is_link
         for entry in entries:
             path = Path(entry.path).relative_to(root).as_posix()
             kind = patiently(lambda entry=entry: _kind(entry), entry.path)
-            if entry.name.startswith("."):
-                left_out.add(HIDDEN, path)
+            if kind == "file" or entry.name.startswith("."):
+                listing.add(path)
             elif kind == "folder":
                 (links if entry.is_symlink() else folders).append(folder / entry.name)
-            elif kind != "file":
-                left_out.add(kind, path)
-            elif entry.name == LABELS:
-                labels.append(path)
-            elif entry.name.lower().endswith(SUFFIXES):
-                images.append(path)
             else:
-                left_out.add_by_ending(path)
-    return sorted(images), labels, left_out, num_links
+                listing.left_out[kind].append(path)
+    return listing, num_links
 
 
 def _list(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry] | None]:

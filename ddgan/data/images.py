@@ -12,11 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddgan.data.decoding import FORMATS, USED_BITS, to_tensor
+from ddgan.data.decoding import FORMATS, SUFFIXES, USED_BITS, to_tensor
+from ddgan.data.labels import LABELS
 from ddgan.data.storage import StorageError, printable
 from ddgan.data.transforms import Transform, build_pipeline
 from ddgan.errors import UserError
-from ddgan.utils.files import sha256
+from ddgan.utils.files import refusal, sha256
 
 _PROBES = 8
 _NAMED = 5
@@ -36,25 +37,42 @@ class MisfitError(ValueError):
     """An image that does not have the shape of the data set."""
 
 
-class LeftOut:
-    """Files of a folder or archive that are no images of the data set, by the reason."""
+class Listing:
+    """The files of a folder or archive: ``images``, ``labels`` files, and those left out.
+
+    ``left_out`` maps a reason to the names.
+    """
 
     def __init__(self) -> None:
-        self.names: dict[str, list[str]] = defaultdict(list)
+        self.images: list[str] = []
+        self.labels: list[str] = []
+        self.left_out: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, reason: str, name: str) -> None:
-        """Note one file."""
-        self.names[reason].append(name)
-
-    def add_by_ending(self, name: str) -> None:
-        """Note a file whose ending is not that of an image that can be read."""
+    def add(self, path: str) -> None:
+        """Sort a file in by its name."""
+        *folders, name = path.split("/")
         ending = PurePosixPath(name).suffix.lower()
-        self.add(f"{ending} files" if ending else "files without an ending", name)
+        if name.startswith(".") or any(f.startswith(".") or f == "__MACOSX" for f in folders):
+            self.left_out[HIDDEN].append(path)
+        elif name == LABELS:
+            self.labels.append(path)
+        elif ending in SUFFIXES:
+            self.images.append(path)
+        else:
+            self.left_out[f"{ending} files" if ending else "files without an ending"].append(path)
 
-    def text(self, joint: str = "") -> str:
-        """A summary with an example of each reason, after ``joint``; empty if there is nothing."""
+    def check(self, where: str, hint: str = "") -> None:
+        """Raise ValueError, which ends with ``hint``, if there are no images."""
+        if not self.images:
+            raise ValueError(
+                f"{where}: there are no images in it, expected files that end in one of "
+                f"{' '.join(SUFFIXES)}{hint}{self.summary('; ')}"
+            )
+
+    def summary(self, joint: str = "") -> str:
+        """What is left out, with an example of each reason, after ``joint``; empty for nothing."""
         parts = []
-        for reason, names in sorted(self.names.items()):
+        for reason, names in sorted(self.left_out.items()):
             more = ", ..." if len(names) > 1 else ""
             example = "" if reason == HIDDEN else f" ({printable(names[0])}{more})"
             parts.append(f"{len(names)} {reason}{example}")
@@ -64,9 +82,11 @@ class LeftOut:
 class ImageDataset(Dataset, ABC):
     """Images decoded on access, uint8 (C, H, W), all of one shape.
 
-    A subclass defines ``image_name``, ``_decode`` and ``_identity``, and sets ``labels`` and
-    ``left_out`` where it has them. An image that cannot be decoded, or has another shape after
-    the pipeline, is logged once with its name and replaced by the next good one; more than
+    A subclass defines ``image_name``, ``_decode`` and ``_identity``, sets ``labels`` and
+    ``listing`` where it has them, and passes its ``options`` on: ``pipeline`` of transforms,
+    ``image_size`` that all images have after it (None: that of the first), ``channels`` (3: RGB,
+    1: grey), ``max_unreadable``. An image that cannot be decoded, or has another shape after the
+    pipeline, is logged once with its name and replaced by the next good one; more than
     ``max_unreadable`` different ones raise TooManyUnreadableError; None, for those who call
     ``image`` alone, neither logs nor limits. The count is common to the worker processes of a
     data loader. At construction a few images are read, and there a wrong shape is a ValueError.
@@ -74,22 +94,22 @@ class ImageDataset(Dataset, ABC):
     """
 
     labels: list[int] | None = None
-    left_out: LeftOut | None = None
+    listing: Listing | None = None
 
     def __init__(
         self,
         name: str,
         num_images: int,
-        pipeline: Sequence[dict | Transform],
-        image_size: int | None,
-        channels: int,
-        max_unreadable: int | None,
+        pipeline: Sequence[dict | Transform] = (),
+        image_size: int | None = None,
+        channels: int = 3,
+        max_unreadable: int | None = 100,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(f"{name}: channels is {channels}, expected 3 (RGB) or 1 (grey)")
         self.name = printable(name)
-        if max_unreadable is not None and self.left_out is not None and self.left_out.names:
-            self._log(f"{self.name}: {num_images} images; {self.left_out.text()}")
+        if max_unreadable is not None and self.listing is not None and self.listing.left_out:
+            self._log(f"{self.name}: {num_images} images; {self.listing.summary()}")
         self.channels = channels
         self.pipeline = build_pipeline(pipeline)
         self.max_unreadable = max_unreadable
@@ -162,7 +182,7 @@ class ImageDataset(Dataset, ABC):
             raise UnreadableError(f"no image of the formats {', '.join(FORMATS)}") from None
         # Decoders raise nearly anything on damaged data.
         except Exception as error:
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
+            raise UnreadableError(f"{type(error).__name__}: {refusal(error)}") from error
         if (bits := image.info.get(USED_BITS)) and not self._dim_noted:
             self._dim_noted = True
             self._log(

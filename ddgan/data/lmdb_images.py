@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ddgan.data.decoding import MAX_FILE_BYTES, decode_image, encode_png
 from ddgan.data.images import ImageDataset
-from ddgan.data.labels import LABELS, Entries, labels_json, parse_labels
+from ddgan.data.labels import LABELS, Entries, labels_json, read_labels
 from ddgan.data.storage import PatientFile, patiently, read_file
-from ddgan.data.transforms import Transform
 from ddgan.errors import UserError
 from ddgan.registry import DATASETS
 
@@ -39,18 +38,10 @@ class ImageLMDB(ImageDataset):
     in the form that ImageZip reads, with keys for names. Nothing is written beside the data.
     Raises FileNotFoundError for a missing path, ValueError for a path that is no LMDB, is
     truncated or damaged, has too few entries, entries that are no images, or labels of another
-    form. The other arguments and errors are those of ImageDataset.
+    form. ``options`` and the other errors are those of ImageDataset.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        pipeline: Sequence[dict | Transform] = (),
-        image_size: int | None = None,
-        channels: int = 3,
-        max_unreadable: int | None = 100,
-        num_images: int | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, num_images: int | None = None, **options: Any) -> None:
         self.path = Path(path)
         if not patiently(self.path.exists, self.path):
             raise FileNotFoundError(
@@ -83,8 +74,13 @@ class ImageLMDB(ImageDataset):
         self._spans = np.array([entry[1:] for entry in entries[:count]], dtype=np.int64)
         sizes, frequencies = np.unique(self._spans[:, 1], return_counts=True)
         self._raw_size = int(sizes[frequencies.argmax()])
-        self.labels = self._read_labels()
-        super().__init__(f"lmdb {self.path}", count, pipeline, image_size, channels, max_unreadable)
+        labels = self.path / LABELS
+        if patiently(labels.is_file, labels):
+            names = [self._key(i).decode(errors="replace") for i in range(count)]
+            self.labels = read_labels(
+                [LABELS], names, self.path, lambda _: read_file(labels, MAX_FILE_BYTES)
+            )
+        super().__init__(f"lmdb {self.path}", count, **options)
 
     def image_name(self, index: int) -> str:
         """The path of the LMDB and the key of the image."""
@@ -111,13 +107,6 @@ class ImageLMDB(ImageDataset):
                 return decode_image(value, self.channels)
         image = Image.fromarray(np.frombuffer(value, dtype=np.uint8).reshape(side, side, 3))
         return image if self.channels == 3 else image.convert("L")
-
-    def _read_labels(self) -> list[int] | None:
-        path = self.path / LABELS
-        if not patiently(path.is_file, path):
-            return None
-        names = [self._key(i).decode(errors="replace") for i in range(len(self._spans))]
-        return parse_labels(read_file(path, MAX_FILE_BYTES), LABELS, names, self.path)
 
     def _identity(self) -> Iterator[str]:
         yield f"{len(self)} {self._file.size}"

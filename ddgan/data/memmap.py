@@ -13,6 +13,7 @@ from ddgan.data.in_memory import BatchedDataset
 from ddgan.data.labels import Entries
 from ddgan.data.storage import PatientFile, StorageError, patiently, read_file
 from ddgan.registry import DATASETS
+from ddgan.utils.files import refusal
 
 _CHUNK = 1 << 24
 _MAX_LABEL_BYTES = 1 << 32
@@ -92,7 +93,7 @@ class ImageMemmap(BatchedDataset):
         # NumPy raises nearly anything for damaged files.
         except Exception as error:
             raise ValueError(
-                f"ImageMemmap: {path} cannot be read ({error}); remove or repair it"
+                f"ImageMemmap: {path} cannot be read ({refusal(error)}); remove or repair it"
             ) from error
         if getattr(labels, "shape", None) != (stored,) or not np.issubdtype(
             labels.dtype, np.integer
@@ -114,7 +115,8 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], int]:
     # NumPy raises nearly anything for damaged files.
     except Exception as error:
         raise ValueError(
-            f"ImageMemmap: {path} cannot be read as a .npy file ({error}); prepare it again"
+            f"ImageMemmap: {path} cannot be read as a .npy file ({refusal(error)}); prepare it "
+            "again"
         ) from error
     # A file of several arrays (.npz) is no array.
     shape = getattr(images, "shape", ())

@@ -191,8 +191,8 @@ def _finish(
     digest = sha256(*(row["sha256"].encode() for row in good))
     record = {"recipe": recipe, "count": len(good), "shape": shape, "sha256": digest}
     record |= {"source": source.name, "skipped": skipped}
-    if source.left_out is not None:
-        record["left_out"] = source.left_out.names
+    if source.listing is not None:
+        record["left_out"] = source.listing.left_out
     _write(_record_path(destination), json.dumps(record, indent=1) + "\n")
     _publish(form, final, destination)
     shutil.rmtree(stage)

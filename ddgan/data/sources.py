@@ -1,8 +1,9 @@
 """Images in any form that this package reads, told apart by its files."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,7 +19,6 @@ from ddgan.data.memmap import ImageMemmap
 from ddgan.data.mnist import has_mnist_files, load_mnist_images
 from ddgan.data.stacked import StackedMNIST
 from ddgan.data.storage import PatientFile
-from ddgan.data.transforms import Transform
 from ddgan.data.zip_images import ImageZip
 from ddgan.errors import UserError
 
@@ -26,16 +26,9 @@ from ddgan.errors import UserError
 class ArrayImages(ImageDataset):
     """The images of a data set in memory, with the transforms of images in files."""
 
-    def __init__(
-        self,
-        data: BatchedDataset,
-        pipeline: Sequence[dict | Transform],
-        image_size: int | None,
-        channels: int,
-        max_unreadable: int | None,
-    ) -> None:
+    def __init__(self, data: BatchedDataset, **options: Any) -> None:
         self.data = data
-        super().__init__(data.name, len(data), pipeline, image_size, channels, max_unreadable)
+        super().__init__(data.name, len(data), **options)
 
     def image_name(self, index: int) -> str:
         """The name of the data set and the number of the image in it."""
@@ -53,29 +46,25 @@ class ArrayImages(ImageDataset):
 
 
 def open_source(
-    path: str | Path,
-    pipeline: Sequence[dict | Transform] = (),
-    image_size: int | None = None,
-    channels: int = 3,
-    split: str = "train",
-    num_stacked: int | None = None,
+    path: str | Path, split: str = "train", num_stacked: int | None = None, **options: Any
 ) -> ImageDataset:
     """The images in ``path``, whose kind is found out: folder, zip, LMDB, CIFAR-10, MNIST, .npy.
 
     ``split`` is that of CIFAR-10 and MNIST. With ``num_stacked`` MNIST gives so many stacked
-    triples of digits. No image is replaced by another. Raises UserError where ``path`` is missing
-    or of no known kind, or its images have different sizes.
+    triples of digits. ``options`` are those of ImageDataset, but no image is replaced by another.
+    Raises UserError where ``path`` is missing or of no known kind, or its images have different
+    sizes.
     """
     path = Path(path)
     # Every image may be broken: they are named and left out, not replaced.
-    common = (pipeline, image_size, channels, None)
+    options["max_unreadable"] = None
     try:
         arrays = _arrays(path, split, num_stacked)
         if arrays is not None:
-            return ArrayImages(arrays, *common)
+            return ArrayImages(arrays, **options)
         if num_stacked is not None:
             raise UserError(f"{path} has no MNIST (IDX) files, which --stacked is for")
-        return _kind(path)(path, *common)
+        return _kind(path)(path, **options)
     except ValueError as error:
         if isinstance(error.__cause__, MisfitError):
             raise UserError(

@@ -1,17 +1,18 @@
 """A zip of images, with optional labels."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from PIL import Image
 
-from ddgan.data.decoding import MAX_FILE_BYTES, SUFFIXES, decode_image
-from ddgan.data.images import HIDDEN, ImageDataset, LeftOut
-from ddgan.data.labels import LABELS, Entries, choose_labels, labels_json, parse_labels
-from ddgan.data.storage import PatientFile, StorageError, patiently
-from ddgan.data.transforms import Transform
+from ddgan.data.decoding import MAX_FILE_BYTES, decode_image
+from ddgan.data.images import ImageDataset, Listing
+from ddgan.data.labels import LABELS, Entries, labels_json, read_labels
+from ddgan.data.storage import PatientFile, StorageError, patiently, printable
 from ddgan.registry import DATASETS
+from ddgan.utils.files import refusal
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
@@ -24,19 +25,11 @@ class ImageZip(ImageDataset):
     StyleGAN's tools write it, with names relative to it, unless ``use_labels`` is off. Raises
     FileNotFoundError for a missing file, ValueError for one that is no zip, is encrypted or
     compressed in a way that cannot be read, has no images, has labels of another form, or names
-    that lead out of the folder that it would be unpacked to. The other arguments and errors are
+    that lead out of the folder that it would be unpacked to. ``options`` and the other errors are
     those of ImageDataset.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        pipeline: Sequence[dict | Transform] = (),
-        image_size: int | None = None,
-        channels: int = 3,
-        max_unreadable: int | None = 100,
-        use_labels: bool = True,
-    ) -> None:
+    def __init__(self, path: str | Path, use_labels: bool = True, **options: Any) -> None:
         self.path = Path(path)
         if not patiently(self.path.is_file, self.path):
             hint = "; for a folder use type='ImageFolder'" if self.path.is_dir() else ""
@@ -44,21 +37,12 @@ class ImageZip(ImageDataset):
                 f"ImageZip: {self.path} is not a file{hint}; set path to your zip of images"
             )
         self._handle: zipfile.ZipFile | None = None
-        entries, label_files = self._list()
-        if not entries:
-            raise ValueError(
-                f"ImageZip: there are no images in {self.path}, expected files that end in one "
-                f"of {' '.join(SUFFIXES)}{self.left_out.text('; ')}"
-            )
-        self.names = sorted(entries)
-        self._stored_names = [entries[name] for name in self.names]
-        labels = choose_labels(list(label_files), self.path) if use_labels else None
-        if labels is not None:
-            content = self._read_labels(label_files[labels])
-            self.labels = parse_labels(content, labels, self.names, self.path)
-        super().__init__(
-            f"zip {self.path}", len(self.names), pipeline, image_size, channels, max_unreadable
-        )
+        self.listing, self._stored_names = self._list()
+        self.listing.check(f"ImageZip: {printable(self.path)}")
+        self.names = sorted(self.listing.images)
+        if use_labels:
+            self.labels = read_labels(self.listing.labels, self.names, self.path, self._read)
+        super().__init__(f"zip {self.path}", len(self.names), **options)
 
     def image_name(self, index: int) -> str:
         """The path of the zip and the name of the image in it."""
@@ -76,60 +60,48 @@ class ImageZip(ImageDataset):
             # zipfile raises nearly anything for damaged files.
             except Exception as error:
                 raise ValueError(
-                    f"ImageZip: {self.path} is not a whole zip file ({error}); get it again"
+                    f"ImageZip: {self.path} is not a whole zip file ({refusal(error)}); get it "
+                    "again"
                 ) from error
         return self._handle
 
-    def _list(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Names with slashes, and as they are stored, of images and of ``dataset.json`` files."""
-        images: dict[str, str] = {}
-        labels: dict[str, str] = {}
-        self.left_out = LeftOut()
+    def _list(self) -> tuple[Listing, dict[str, str]]:
+        """The names of the files, with slashes, and as which each of them is stored."""
+        listing = Listing()
+        stored_names = {}
         for entry in self._zip().infolist():
             _check_name(entry.filename, self.path)
             # Some programs of Windows store backslashes.
             name = entry.filename.replace("\\", "/")
-            parts = name.split("/")
-            if name.endswith("/"):
-                continue
-            if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-                self.left_out.add(HIDDEN, name)
-            elif parts[-1] == LABELS or name.lower().endswith(SUFFIXES):
-                _check_method(entry, self.path)
-                (labels if parts[-1] == LABELS else images)[name] = entry.filename
-            else:
-                self.left_out.add_by_ending(name)
-        return images, labels
+            # Several entries of one name are versions of a file.
+            if not name.endswith("/") and name not in stored_names:
+                listing.add(name)
+                stored_names[name] = entry.filename
+        for name in (*listing.images, *listing.labels):
+            _check_method(self._zip().getinfo(stored_names[name]), self.path)
+        return listing, stored_names
 
-    def _read(self, stored_name: str) -> bytes:
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        return self._zip().getinfo(self._stored_names[name])
+
+    def _read(self, name: str) -> bytes:
         # zipfile never unpacks more than the declared size.
-        size = self._zip().getinfo(stored_name).file_size
-        if size > MAX_FILE_BYTES:
+        entry = self._entry(name)
+        if entry.file_size > MAX_FILE_BYTES:
             raise ValueError(
-                f"{stored_name} unpacks to {size} bytes, over the limit of {MAX_FILE_BYTES}"
+                f"{entry.filename} unpacks to {entry.file_size} bytes, over the limit of "
+                f"{MAX_FILE_BYTES}"
             )
-        return self._zip().read(stored_name)
+        return self._zip().read(entry)
 
     def _decode(self, index: int) -> Image.Image:
-        return decode_image(self._read(self._stored_names[index]), self.channels)
+        return decode_image(self._read(self.names[index]), self.channels)
 
     def _identity(self) -> Iterator[str]:
-        for name, stored_name in zip(self.names, self._stored_names, strict=True):
-            entry = self._zip().getinfo(stored_name)
+        for name in self.names:
+            entry = self._entry(name)
             yield f"{name} {entry.file_size} {entry.CRC}"
         yield str(self.labels)
-
-    def _read_labels(self, stored_name: str) -> bytes:
-        try:
-            return self._read(stored_name)
-        except StorageError:
-            raise
-        # zipfile raises nearly anything for damaged files.
-        except Exception as error:
-            raise ValueError(
-                f"ImageZip: {stored_name} in {self.path} is damaged ({error}); get the file again, "
-                "or set use_labels=False"
-            ) from error
 
 
 def _check_name(name: str, path: Path) -> None:

@@ -100,10 +100,14 @@ def draw_results(
     if not painting:
         yield '<p class="hint">Paint, or open an image.</p>'
         return
-    if not all(isinstance(value, int) for value in (start_step, num, seed)):
-        raise UserError(f"t is {start_step}, images {num}, seed {seed}; expected whole numbers")
-    if not 1 <= num <= MAX_NUM or seed < 0:
-        raise UserError(f"images is {num} and seed {seed}; expected 1 to {MAX_NUM}, and at least 0")
+    if not all(type(value) is int for value in (start_step, num, seed)):
+        raise UserError(
+            f"t is {start_step!r}, images {num!r}, seed {seed!r}; expected whole numbers"
+        )
+    if not 1 <= num <= MAX_NUM or not 0 <= seed < 2**64:
+        raise UserError(
+            f"images is {num} and seed {seed}; expected 1 to {MAX_NUM}, and 0 to 2^64 - 1"
+        )
     check_start_step(model, start_step)
     image = decode_painting(painting, model.data_shape)
     figures = [_figure(image, "the model's view", "painting")]

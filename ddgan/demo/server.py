@@ -28,6 +28,7 @@ PATHS = {
     "/gradio_api/startup-events",
 }
 CALL = "/gradio_api/queue/join"
+CALL_KEYS = {"data", "fn_index", "session_hash", "event_data", "trigger_id"}
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 # A painting in base64, and the settings around it.
 MAX_BODY = MAX_BYTES * 4 // 3 + 4096
@@ -84,7 +85,7 @@ class Guard:
             if body is None:
                 refusal = TOO_LARGE
             elif not _is_call(body):
-                refusal = 400, "the arguments of a call are texts and numbers"
+                refusal = 400, "this is no call of the page: its arguments are texts and numbers"
             else:
                 receive = _replay(body, receive)
         if refusal is not None:
@@ -102,6 +103,8 @@ class Guard:
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and text for a request that is not answered."""
         path, headers = scope["path"], Headers(scope=scope)
+        if not scope["query_string"].isascii():
+            return 400, "the address is not encoded"
         host = _split(f"//{headers.get('host', '')}")
         if self.hosts is not None and host.hostname not in self.hosts:
             return 400, f"this server is not {host.netloc!r}; {BEHIND_A_PROXY}"
@@ -154,12 +157,20 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _is_call(body: bytes) -> bool:
+    """Whether a body is what the page sends; gradio fails with a traceback for much else."""
     try:
-        arguments = json.loads(body)["data"]
+        call = json.loads(body)
+        # Neither NaN nor half of a character's two parts can be sent back.
+        json.dumps(call, ensure_ascii=False, allow_nan=False).encode()
+        arguments, function, session = call["data"], call["fn_index"], call["session_hash"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-    return isinstance(arguments, list) and all(
-        value is None or isinstance(value, str | int | float) for value in arguments
+    known = call.keys() <= CALL_KEYS and type(function) is int and function == 0
+    return (
+        known
+        and isinstance(session, str)
+        and isinstance(arguments, list)
+        and all(value is None or isinstance(value, str | int | float) for value in arguments)
     )
 
 

@@ -167,6 +167,8 @@ def load_state(
 
     Raises CheckpointError, and changes nothing, if names or shapes differ.
     """
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{source} has no weights by name; take another file")
     own = model.state_dict()
     missing = [name for name in own.keys() - state.keys() if not name.startswith(optional)]
     unknown = state.keys() - own.keys()
@@ -181,7 +183,14 @@ def load_state(
                 f"{source} does not fit the model of the config: {name} is {_form(value)} in "
                 f"the file and {_form(own[name])} in the model"
             )
-    model.load_state_dict(state, strict=False)
+    try:
+        model.load_state_dict(state, strict=False)
+    # Counters and other values beside the weights, of another form.
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} is damaged: its values beside the weights do not fit ({refusal(error)}); "
+            "take another file"
+        ) from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -190,11 +199,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str | Pa
     Without a generator in them, it is set to the averaged one. Raises
     CheckpointError, and changes nothing, if names or shapes differ.
     """
-    if not any(name.startswith("generator.") for name in state):
+    if not any(str(name).startswith("generator.") for name in state):
         state = {**state} | {
             name.replace("generator_ema.", "generator.", 1): tensor
             for name, tensor in state.items()
-            if name.startswith("generator_ema.")
+            if str(name).startswith("generator_ema.")
         }
     # A file may lack what only training needs: discriminator, augmentation, counters.
     training_only = {n for n in model.state_dict() if not n.startswith("generator")}

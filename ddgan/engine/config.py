@@ -192,7 +192,7 @@ def config_from_json(text: str) -> Config:
     """
     try:
         content = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the config in the file is not JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError("the config in the file describes no model")

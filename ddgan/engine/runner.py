@@ -39,7 +39,7 @@ from ddgan.utils.distributed import (
     lost_processes_named,
     select_device,
 )
-from ddgan.utils.files import lock, write_atomically
+from ddgan.utils.files import lock, refusal, write_atomically
 
 _runs = itertools.count()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -180,19 +180,28 @@ class Runner(MMRunner):
     def resume(self, filename: str) -> None:
         """Restore model, average, optimizers, schedulers, iteration and data position."""
         checkpoint = read_checkpoint(filename, map_location=self.device)
-        meta = checkpoint["meta"]
-        load_state(self.model, checkpoint["state_dict"], filename)
+        try:
+            meta, state = checkpoint["meta"], checkpoint["state_dict"]
+            iteration, samples_seen = int(meta["iter"]), int(meta["samples_seen"])
+            changes = changes_on_resume(self, meta)
+        # What is not of its form, in a file that was altered, raises nearly anything.
+        except Exception as error:
+            raise CheckpointError(
+                f"{filename} lacks a part of a training checkpoint, or has it in another form "
+                f"({type(error).__name__}: {refusal(error)}); resume from another one"
+            ) from error
+        load_state(self.model, state, filename)
         try:
             self._load_optimizers(checkpoint)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:
             raise CheckpointError(
-                f"{filename} does not fit the optimizers and schedulers of the config ({error}); "
-                "resume with the config that it was trained with, or begin a new run with its "
-                f"weights alone: --cfg-options load_from={filename}"
-            ) from None
-        self.train_loop.resume(meta["iter"], meta["samples_seen"])
-        self.logger.info(f"Resumed from {filename} at iteration {meta['iter']}")
-        for change in changes_on_resume(self, meta):
+                f"{filename} does not fit the optimizers and schedulers of the config "
+                f"({refusal(error)}); resume with the config that it was trained with, or begin a "
+                f"new run with its weights alone: --cfg-options load_from={filename}"
+            ) from error
+        self.train_loop.resume(iteration, samples_seen)
+        self.logger.info(f"Resumed from {filename} at iteration {iteration}")
+        for change in changes:
             self.logger.warning(change)
 
     def _load_optimizers(self, checkpoint: dict) -> None:

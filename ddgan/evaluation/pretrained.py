@@ -131,7 +131,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read as a file of weights: {refusal(error)}"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    is_state = isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    )
+    if not is_state:
         raise CheckpointError(f"{path} does not hold a dict of tensors, as a file of weights does")
     return dict(state)
 

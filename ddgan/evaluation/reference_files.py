@@ -13,7 +13,7 @@ from torch import Tensor
 from ddgan.errors import UserError
 from ddgan.evaluation.frechet import FeatureStatistics
 from ddgan.evaluation.reference import Reference
-from ddgan.utils.files import check_archive, file_sha256, write_atomically
+from ddgan.utils.files import check_archive, file_sha256, refusal, write_atomically
 from ddgan.utils.pickled_arrays import ArrayUnpickler, PickledArray
 
 # Features of 50,000 images are 0.8 GB at most, and a compressed file can claim any size.
@@ -48,10 +48,9 @@ def read_reference(path: str | Path, feature_dim: int, extractor: dict[str, Any]
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"--real {path} cannot be read: {error.strerror}") from None
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"--real {path} is damaged or not a file of statistics ({reason}); expected mu and "
-            "sigma in a .npz, as --export-real writes it, or get the file again"
+            f"--real {path} is damaged or not a file of statistics ({refusal(error)}); expected "
+            "mu and sigma in a .npz, as --export-real writes it, or get the file again"
         ) from None
     num = int(arrays.get("num", 0))
     source = {"file": path.name, "digest": file_sha256(path)}
@@ -102,6 +101,9 @@ def _check(arrays: dict[str, np.ndarray], dim: int, extractor: dict[str, Any]) -
             raise UserError(f"has {key} of type {arrays[key].dtype}; expected real numbers")
         if not np.isfinite(arrays[key]).all():
             raise UserError(f"has values in {key} that are not finite; get or compute it again")
+    for key in ("source", "extractor"):
+        if key in arrays and not (arrays[key].shape == () and str(arrays[key]).isprintable()):
+            raise UserError(f"has a {key} that is not one line of text")
     if "extractor" in arrays and str(arrays["extractor"]) != _name(extractor):
         raise UserError(
             f"is of the extractor {arrays['extractor']}; the metric has {_name(extractor)}"

@@ -222,7 +222,10 @@ def build(module: dict | nn.Module) -> Any:
 
     ``Any``, since the interface of a network is its method's, not that of ``nn.Module``.
     """
-    return MODELS.build(module) if isinstance(module, dict) else module
+    built = MODELS.build(module) if isinstance(module, dict) else module
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"a part of the model is {module!r}; expected a dict with its type")
+    return built
 
 
 def with_num_steps(network: dict | nn.Module, num_steps: int) -> dict | nn.Module:

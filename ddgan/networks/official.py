@@ -292,13 +292,15 @@ def _is_state(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
-        and all(isinstance(tensor, Tensor) for tensor in value.values())
+        and all(isinstance(key, str) and isinstance(t, Tensor) for key, t in value.items())
     )
 
 
 def _read_content(content: dict[str, Any], info: dict[str, str], path: Path) -> OfficialFile:
-    generator = dict(content["netG_dict"])
-    file = OfficialFile(generator, generator, content.get("netD_dict"), info)
+    generator, discriminator = dict(content["netG_dict"]), content.get("netD_dict")
+    if discriminator is not None and not _is_state(discriminator):
+        raise TypeError("netD_dict does not hold tensors by name")
+    file = OfficialFile(generator, generator, discriminator, info)
     for ours, theirs in (("epoch", "epoch"), ("iteration", "global_step")):
         if theirs in content:
             file.info[ours] = str(content[theirs])

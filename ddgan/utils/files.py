@@ -17,6 +17,8 @@ from mmengine.logging import print_log
 from ddgan.errors import CheckpointError, UserError
 
 _CHUNK = 1 << 20
+# Libraries quote the content of a damaged file.
+_LONGEST_REASON = 300
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # What file systems answer that do not offer a call at all.
 _LOST_WRITES = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
@@ -139,13 +141,13 @@ def check_not_a_page(path: Path) -> None:
 
 
 def refusal(error: Exception) -> str:
-    """What torch's safe loading refused, without its advice to load the file unsafely."""
+    """What a library refused: the first line, without torch's advice to load the file unsafely."""
     text = str(error)
     if name := re.search(r"GLOBAL (\S+)", text):
         return f"it names {name[1]}, and only tensors and plain values are read"
     detail = re.search(r"WeightsUnpickler error: *(\S[^\n]*)", text)
     lines = (detail[1] if detail else text).splitlines() or [type(error).__name__]
-    return lines[0]
+    return lines[0] if len(lines[0]) <= _LONGEST_REASON else f"{lines[0][:_LONGEST_REASON]}…"
 
 
 def check_archive(path: Path) -> None:
@@ -158,7 +160,8 @@ def check_archive(path: Path) -> None:
             parts = archive.infolist()
     # A damaged directory of the archive makes zipfile raise nearly anything.
     except Exception as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
+        reason = refusal(error)
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({reason})") from None
     size = path.stat().st_size
     for part in parts:
         # A part marked as a folder would leave torch's tensor as memory happens to be.

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from damage import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_stores import encoded, idx_bytes, images, make_lmdb, values_of
@@ -39,7 +40,9 @@ def whole(tmp_path_factory):
         arrays.append(file.getvalue())
     batch = {b"labels": [1, 2, 3], b"data": np.zeros((3, 3072), np.uint8)}
     digits = idx_bytes(np.arange(72).reshape(2, 6, 6))
+    forms = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
     return {
+        "image": [encoded(values_of(0), form) for form in forms],
         "zip": zips,
         "lmdb": lmdbs,
         "memmap": arrays[:1],
@@ -56,8 +59,8 @@ def read_all(kind, root, content, whole):
     if kind == "labels":
         file = root / "a.labels.npy"
         (root / "a.npy").write_bytes(whole["memmap"][0])
-    elif kind == "json":
-        file = root / "dataset.json"
+    elif kind in ("json", "image"):
+        file = root / ("dataset.json" if kind == "json" else "01.png")
         for name, image in images(3).items():
             (root / name).write_bytes(image)
     elif kind == "cifar":
@@ -72,6 +75,7 @@ def read_all(kind, root, content, whole):
         "memmap": lambda: ImageMemmap(file),
         "labels": lambda: ImageMemmap(root / "a.npy"),
         "json": lambda: ImageFolder(root),
+        "image": lambda: ImageFolder(root),
         "cifar": lambda: CIFAR10(root, "test", verify=False),
     }[kind]()
     for i in range(len(data)):
@@ -79,31 +83,16 @@ def read_all(kind, root, content, whole):
     data.digest()
 
 
-def damaged(draw, content):
-    content = bytearray(content)
-    for _ in range(draw(st.integers(1, 4))):
-        # Headers and directories, where most of the damage can be done, are at the ends.
-        start = draw(st.one_of(st.integers(0, 300), st.integers(-300, -1), st.integers(0, 1 << 20)))
-        start %= len(content) + 1
-        stop = start + draw(st.integers(0, 60))
-        content[start:stop] = draw(
-            st.one_of(
-                st.binary(max_size=8),
-                st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\x80"]),
-                st.just(bytes(content[start:stop]) * 2),
-            )
-        )
-    return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
-
-
-@pytest.mark.parametrize("kind", ["zip", "lmdb", "memmap", "labels", "json", "idx", "cifar"])
+@pytest.mark.parametrize(
+    "kind", ["image", "zip", "lmdb", "memmap", "labels", "json", "idx", "cifar"]
+)
 def test_damage_ends_with_one_line(tmp_path_factory, whole, monkeypatch, kind):
     monkeypatch.setenv("DDGAN_STORAGE_PATIENCE", "0")
 
     @settings(max_examples=40, deadline=None)
     @given(st.data())
     def check(data):
-        content = damaged(data.draw, data.draw(st.sampled_from(whole[kind])))
+        content = data.draw(damaged(data.draw(st.sampled_from(whole[kind]))))
         message = ""
         try:
             read_all(kind, tmp_path_factory.mktemp(kind), content, whole)
