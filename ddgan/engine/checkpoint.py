@@ -185,10 +185,10 @@ def load_state(
             )
     try:
         model.load_state_dict(state, strict=False)
-    # Counters and other values beside the weights, of another form.
-    except (KeyError, TypeError, ValueError) as error:
+    # Counters of another form, or tensors without values, make torch raise nearly anything.
+    except Exception as error:
         raise CheckpointError(
-            f"{source} is damaged: its values beside the weights do not fit ({refusal(error)}); "
+            f"{source} is damaged: it cannot be loaded ({type(error).__name__}: {refusal(error)}); "
             "take another file"
         ) from error
 

@@ -289,10 +289,12 @@ def _check_finite(path: Path, state: State) -> None:
 
 
 def _is_state(value: Any) -> bool:
+    # A tensor of another device has no values, and one of another layout not those of a network.
     return (
         isinstance(value, Mapping)
         and len(value) > 0
         and all(isinstance(key, str) and isinstance(t, Tensor) for key, t in value.items())
+        and all(t.device.type == "cpu" and t.layout == torch.strided for t in value.values())
     )
 
 

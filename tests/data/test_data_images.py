@@ -189,6 +189,7 @@ def test_folder_bad_input(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="is not a folder; for a zip file use"):
         ImageFolder(tmp_path / "a.zip")
+    make_folder(tmp_path, images(1))
     with pytest.raises(TypeError, match="pipline"):
         DATASETS.build({"type": "ImageFolder", "root": str(tmp_path), "pipline": []})
 
