@@ -23,6 +23,7 @@ from ddgan.data.labels import LABELS, Entries, labels_json, read_labels
 from ddgan.data.storage import PatientFile, patiently, read_file
 from ddgan.errors import UserError
 from ddgan.registry import DATASETS
+from ddgan.utils.files import refusal
 
 _IMAGE_START = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 # So many values, from all over the file, go into the digest with their content.
@@ -56,8 +57,8 @@ class ImageLMDB(ImageDataset):
             entries = list(_entries(self._file))
         except (ValueError, struct.error, IndexError, OverflowError) as error:
             raise ValueError(
-                f"ImageLMDB: {self.path} cannot be read as an LMDB of images ({error}); get it "
-                "again, or set path to another"
+                f"ImageLMDB: {self.path} cannot be read as an LMDB of images ({refusal(error)}); "
+                "get it again, or set path to another"
             ) from error
         if not entries:
             raise ValueError(f"ImageLMDB: {self.path} is empty; set path to another")
