@@ -273,10 +273,11 @@ def read_weights(path: str | Path) -> tuple[Config, dict[str, Tensor], dict[str,
         config = meta["config"]
         if not isinstance(state, Mapping):
             raise TypeError(f"state_dict is {type(state).__name__}")
-    except (KeyError, TypeError, ValueError) as error:
+    # A part of another form, such as a tensor, raises nearly anything.
+    except Exception as error:
         raise CheckpointError(
             f"{path} lacks a part of a training checkpoint, or has it in another form "
-            f"({type(error).__name__}: {error}); take another one"
+            f"({type(error).__name__}: {refusal(error)}); take another one"
         ) from None
     return config_from_json(config), state, info
 
