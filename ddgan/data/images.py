@@ -59,7 +59,8 @@ class Listing:
         elif ending in SUFFIXES:
             self.images.append(path)
         else:
-            self.left_out[f"{ending} files" if ending else "files without an ending"].append(path)
+            reason = f"{printable(ending)} files" if ending else "files without an ending"
+            self.left_out[reason].append(path)
 
     def check(self, where: str, hint: str = "") -> None:
         """Raise ValueError, which ends with ``hint``, if there are no images."""

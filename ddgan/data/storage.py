@@ -186,5 +186,6 @@ def _fill(descriptor: int, offsets: Sequence[int], rows: np.ndarray) -> bool:
 
 
 def printable(name: str | Path) -> str:
-    """A name for messages: bytes that are no UTF-8 are shown as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name for messages: bytes that are no UTF-8, and line ends, are shown as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

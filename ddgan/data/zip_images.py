@@ -46,7 +46,7 @@ class ImageZip(ImageDataset):
 
     def image_name(self, index: int) -> str:
         """The path of the zip and the name of the image in it."""
-        return f"{self.path}:{self.names[index]}"
+        return printable(f"{self.path}:{self.names[index]}")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_handle": None}

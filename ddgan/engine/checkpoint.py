@@ -290,7 +290,9 @@ def _read_release(path: Path) -> tuple[Config, dict[str, Tensor], dict[str, str]
             info = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file: {refusal(error)}"
+        ) from None
     if info.pop("format", None) != RELEASE_FORMAT or "config" not in info:
         raise CheckpointError(
             f"{path} is a safetensors file, but not one that this project wrote: it lacks a config"

@@ -8,7 +8,6 @@ correspondence follows from the structure of the network that receives the weigh
 import argparse
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -245,7 +244,9 @@ def read_official(path: str | Path) -> OfficialFile:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a netG_*.pth or content.pth")
     check_not_a_page(path)
-    if zipfile.is_zipfile(path):  # else a file of torch < 1.6, which is not compressed
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive:  # else a file of torch < 1.6, which is not compressed
         check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
