@@ -41,7 +41,13 @@ def assert_autocast_keeps_the_dtype(network: nn.Module, *inputs: Tensor) -> None
     """Under autocast the result is rounded, but has the dtype of the input."""
     expected = network(*inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = network(*inputs)
+        try:
+            out = network(*inputs)
+        except RuntimeError as error:
+            # PyTorch's attention in bfloat16, with ATEN_CPU_CAPABILITY below the processor's.
+            if "only supported when avx512" not in str(error):
+                raise
+            pytest.skip(str(error).splitlines()[0])
     assert out.dtype == inputs[0].dtype
     assert (out - expected).norm() < 0.1 * expected.norm()
 
