@@ -58,6 +58,9 @@ def decode_image(source: Path | BinaryIO | bytes, channels: int) -> Image.Image:
     return image
 
 
+decode_picture = decode_image  # the old name
+
+
 def _layout(opened: Image.Image) -> str:
     """Pillow's name of how pixels are stored, such as "L;2"; empty if it has none."""
     args = opened.tile[0].args if opened.tile else ""

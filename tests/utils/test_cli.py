@@ -63,3 +63,16 @@ def test_no_character_ends_a_program(encoding):
     assert done.stdout.startswith(b"0.25")
     assert done.stderr.endswith(b" wrong\n")
     assert b"Traceback" not in done.stderr
+
+
+def test_old_names():
+    from ddgan.data import decoding
+    from ddgan.engine import cli as old_cli
+    from ddgan.engine import load_config
+    from ddgan.utils import cli
+
+    assert old_cli.OptionsAction is cli.OptionsAction
+    assert decoding.decode_picture is decoding.decode_image
+    configs = ROOT / "tests" / "configs"
+    old, new = (load_config(configs / f"{name}.py") for name in ("pictures", "images"))
+    assert old.to_dict() == new.to_dict()

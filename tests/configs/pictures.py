@@ -1,0 +1,2 @@
+# The old name of images.py.
+_base_ = ["images.py"]
