@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks import busy, data, density, device_name, ops, options, runner, training
+from benchmarks import data, device_name, ops, runner, training
 
 from ddgan.utils.cli import add_options, at_least, running
 
@@ -18,11 +18,9 @@ COMMANDS = {
     "ops": (ops.add_options, ops.run),
     "train": (training.add_train_options, training.train),
     "sample": (training.add_sample_options, training.sample),
-    "options": (options.add_options, options.run),
+    "options": (training.add_options_options, training.compare_options),
     "runner": (runner.add_options, runner.run),
-    "busy": (busy.add_options, busy.run),
     "data": (data.add_options, data.run),
-    "density": (density.add_options, density.run),
 }
 
 

@@ -1,6 +1,5 @@
 """The benchmarks run, and what they compare with is what it is said to be."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -112,14 +111,6 @@ def test_train_steps_are_compared(benchmark):
     assert 1e6 < peaks["ours"] < peaks["plain"]
 
 
-def test_spigan_is_compared_with_a_ddgan(benchmark):
-    config = ("--config", "configs/spigan_stackeddigits.py")
-    record, _ = benchmark("sample", *config, "--batch-size", 2, "--rounds", 1)
-    times = record["rows"]["sample"]
-    assert 0 < times["synthesis"] < times["ours"]
-    assert times["NCSN++ evaluation"] < times["DDGAN"]
-
-
 def test_operators_are_compared(benchmark):
     options = ("--no-compile", "--rounds", 1, "--size", 1, 8, 8, 8, "--only", "upsample")
     record, output = benchmark("ops", *options)
@@ -135,22 +126,12 @@ def test_operators_are_compared(benchmark):
 
 
 def test_parts_of_an_iteration_add_up(benchmark):
-    record, output = benchmark("runner", "--widths", 8, "--iterations", 5)
-    (times,) = record["runs"]
-    parts = times["data"] + times["before"] + times["after"]
-    assert parts == pytest.approx(times["overhead"])
-    hooks = ("TrainingLog", "AtomicCheckpoint", "ParamSchedulerHook", "EqualReplicas")
-    assert sum(times[hook] for hook in hooks) == pytest.approx(times["after"])
-    assert 0 < times["checks"] < times["train step"]
-    assert 0 < times["rng"] < times["train step"]
+    record, output = benchmark("runner", "--iterations", 5)
+    times = record["milliseconds"]
+    parts = times["data"] + times["hooks before, seed"] + times["hooks after"]
+    assert parts == pytest.approx(times["all but the train step"])
+    assert min(times.values()) > 0
     assert "all but the train step" in output
-
-
-def test_density_agrees_with_prdc(benchmark):
-    pytest.importorskip("prdc")
-    record, _ = benchmark("density", "--num", 100, "--dim", 8, "--threads", 1)
-    ours, theirs = (found[0]["values"] for found in record["results"].values())
-    assert ours == pytest.approx(theirs)
 
 
 def test_waiting_for_data(benchmark):
@@ -169,29 +150,7 @@ def test_options_are_compared(benchmark):
     assert (baseline["name"], accumulated["name"]) == ("baseline", "accumulated")
     assert baseline["milliseconds"] > 0
     assert baseline["peak_bytes"] > 1e6
-    assert "| accumulated | 4 batches of a quarter, one update |" in output
-
-
-def test_rows_of_options_make_the_same_step(tool):
-    """A measure that is always on changes the time alone, and its row leaves nothing behind."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cpu")
-    tool.options.add_options(parser)
-    options = parser.parse_args(["--r1", *TINY])
-    weights = {}
-    for name, change in tool.options.CHANGES.items():
-        if name not in ("baseline", "checkpoint_activations") and "without" not in name:
-            continue
-        torch.manual_seed(0)
-        subject = tool.options.changed_subject(options, change)
-        start = torch.cat([p.flatten() for p in subject.model.parameters()])
-        torch.manual_seed(0)
-        tool.options.changed_step(subject, change)()
-        moved = torch.cat([p.detach().flatten() for p in subject.model.parameters()]) - start
-        assert all(p.grad is None for p in subject.model.parameters())
-        weights[name] = moved
-    for moved in weights.values():
-        assert (moved - weights["baseline"]).norm() < 0.05 * weights["baseline"].norm()
+    assert "| accumulated | " in output
 
 
 def test_the_peak_of_memory_is_that_of_what_is_kept(tool):

@@ -3,13 +3,12 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,10 +16,6 @@ from ddgan.data import ImageFolder, ImageLMDB, ImageMemmap, ImageZip, ResumableS
 from ddgan.data.decoding import to_image
 from ddgan.data.prepare import prepare
 from ddgan.data.sources import open_source
-from ddgan.engine import load_config
-from ddgan.engine.optim import build_optim_wrappers
-from ddgan.registry import MODELS
-from ddgan.utils.cli import add_options as add_shared_options
 
 ENDINGS = {"zip": ("zip", ImageZip), "lmdb": ("lmdb", ImageLMDB), "memmap": ("npy", ImageMemmap)}
 FORMS = ("folder", *ENDINGS)
@@ -36,30 +31,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--formats", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--step-ms", type=float, default=50.0, help="a step without --config")
-    parser.add_argument("--config", help="measure beside train steps of this config")
-    add_shared_options(parser, "--cfg-options", "--import")
+    parser.add_argument(
+        "--step-ms", type=float, default=50.0, help="how long the device computes on a batch"
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Loading: images/s of each stored form, and how long a train step waits.
 
     The same images are prepared in each form and read in training's random order. Waiting is
-    measured beside train steps of ``--config``, or beside a device that is busy for ``--step-ms``
-    and leaves the processor alone, as a GPU does.
+    measured with a device that computes for ``--step-ms`` and leaves the processor alone, as a GPU
+    does.
     """
     with tempfile.TemporaryDirectory() as folder:
-        step, what = train_step(options)
         stores = prepare_all(Path(folder), options)
         print(
             f"{len(stores['folder'])} images of {options.size} pixels, batches of "
-            f"{options.batch_size}; waiting beside {what}"
+            f"{options.batch_size}; a step takes {options.step_ms:g} ms"
         )
         print(f"{'form':8} {'workers':>7} {'images/s':>10} {'ms/batch':>9} {'waiting':>8}")
         rows = []
         for form in options.formats:
             for workers in options.workers:
-                speed, waiting = measure_form(stores[form], workers, step, options)
+                speed, waiting = measure_form(stores[form], workers, options)
                 row = {"form": form, "workers": workers}
                 rows.append({**row, "images_per_second": speed, "waiting": waiting})
                 per_batch = 1e3 * options.batch_size / speed
@@ -67,8 +61,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     f"{form:8} {workers:7} {speed:10.0f} {per_batch:9.2f} {waiting:8.1%}",
                     flush=True,
                 )
-    sizes = {"size": options.size, "batch_size": options.batch_size}
-    return {**sizes, "step": what, "rows": rows}
+    settings = {key: getattr(options, key) for key in ("size", "batch_size", "step_ms")}
+    return {**settings, "rows": rows}
 
 
 def prepare_all(folder: Path, options: argparse.Namespace) -> dict[str, Dataset]:
@@ -105,27 +99,10 @@ def made_up(seed: int, size: int) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def train_step(options: argparse.Namespace) -> tuple[Callable[[dict], Any], str]:
-    """What a train step does with a batch, and its description."""
-    if options.config is None:
-        what = f"a device that is busy for {options.step_ms:g} ms"
-        return lambda batch: time.sleep(options.step_ms / 1e3), what
-    cfg = load_config(options.config, options.cfg_options)
-    model = MODELS.build(cfg.model).to(options.device).train()
-    optimizers = build_optim_wrappers(cfg.optim_wrapper, model)
-
-    def step(batch: dict) -> None:
-        model.train_step(batch, optimizers)
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-
-    return step, f"train steps of {Path(options.config).stem}"
-
-
 def measure_form(
-    dataset: Dataset, workers: int, step: Callable[[dict], Any], options: argparse.Namespace
+    dataset: Dataset, workers: int, options: argparse.Namespace
 ) -> tuple[float, float]:
-    """Images/s of a loader alone, and the share of time that train steps wait for it."""
+    """Images/s of a loader alone, and the share of time that steps wait for it."""
     batches = endless(dataset, workers, options)
     for _ in range(WARM_UP):
         next(batches)
@@ -134,12 +111,11 @@ def measure_form(
         count += len(next(batches)["x"])
     speed = count / (time.perf_counter() - start)
     waited = busy = 0.0
-    step(next(batches))  # allocates
     while waited + busy < options.seconds:
         asked = time.perf_counter()
-        batch = next(batches)
+        next(batches)
         got = time.perf_counter()
-        step(batch)
+        time.sleep(options.step_ms / 1e3)
         waited += got - asked
         busy += time.perf_counter() - got
     return speed, waited / (waited + busy)

@@ -33,7 +33,7 @@ PRODUCTS = {
 
 
 def _as_pytorch(func: torch._ops.OpOverload, args: tuple) -> tuple | None:
-    """Return PyTorch's product and its arguments for the call of one, else None."""
+    """PyTorch's product and its arguments for the call of a product, else None."""
     if func.overloadpacket in PRODUCTS:
         return func, *args
     name = str(func.overloadpacket)  # ours exist only where they are built
@@ -104,7 +104,7 @@ def products_of(
 
 
 def limits_of(work: Callable[[], object], channels_last: bool) -> dict[str, Callable[[], None]]:
-    """Return the products of ``work`` in its own layout, named "limit", and in the other one.
+    """The products of ``work`` in its own layout, named "limit", and in the other one.
 
     ``channels_last`` says that the work's own layout is NHWC.
     """

@@ -21,10 +21,9 @@ from ddgan.engine import load_config
 from ddgan.engine.networks import compile_networks
 from ddgan.engine.optim import build_optim_wrappers
 from ddgan.errors import UserError
-from ddgan.models import DDGAN, SPIGAN
+from ddgan.models import DDGAN
 from ddgan.models.adversarial import AdversarialModel
 from ddgan.models.graphs import RecordedDraw
-from ddgan.networks import MLPDiscriminator, NCSNpp
 from ddgan.registry import MODELS
 from ddgan.utils.cli import add_options
 
@@ -32,6 +31,30 @@ ROOT = Path(__file__).parents[2]
 # A generator of 9 million parameters: the CIFAR-10 configuration at 3/8 of its width.
 CPU_WIDTH = 48
 NETWORKS = ("generator", "discriminator")
+
+
+def both(key: str, value: Any) -> dict[str, Any]:
+    """A setting of both networks."""
+    return {key.format(name): value for name in NETWORKS}
+
+
+# Rows of ``options``: the settings of the config, and the options, that each changes.
+QUARTERS = 4
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "baseline": ({}, {}),
+    "without fused Adam": (both("optim_wrapper.{}.optimizer.fused", False), {}),
+    "bf16": ({}, {"amp": "bf16"}),
+    "fp16": ({}, {"amp": "fp16"}),
+    "channels_last": ({}, {"channels_last": True}),
+    "bf16, channels_last": ({}, {"amp": "bf16", "channels_last": True}),
+    "checkpoint_activations": (both("model.{}.checkpoint_activations", True), {}),
+    "accumulated": (both("optim_wrapper.{}.accumulative_counts", QUARTERS), {}),
+    "compiled": ({}, {"compile": True}),
+    "bf16, channels_last, compiled": (
+        {},
+        {"amp": "bf16", "channels_last": True, "compile": True},
+    ),
+}
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +100,14 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sample``."""
     add_comparison_options(parser)
     parser.add_argument("--cuda-graph", action="store_true", help="replay a recorded graph")
+
+
+def add_options_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``options``."""
+    add_model_options(parser)
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="rows whose name contains one"
+    )
 
 
 @dataclass
@@ -248,11 +279,58 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     return record | {"rows": rows}
 
 
-def sample(options: argparse.Namespace) -> dict[str, Any]:
-    """Sampling, against the same as ``train``; of SPI-GAN against its synthesis and a DDGAN.
+def compare_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What each option of training brings: time and memory of a train step without R1.
 
-    That DDGAN has four steps and an NCSN++ whose evaluation takes about as long as the synthesis.
+    The baseline is the library as it trains by default; each row changes one thing.
     """
+    clock = Clock(options.device, options.threads)
+    options.batch_size = options.batch_size or (8 if options.device == "cpu" else 64)
+    if options.batch_size % QUARTERS:
+        raise UserError(f"--batch-size is {options.batch_size}; expected a multiple of {QUARTERS}")
+    updates, record = {}, {}
+    for name, (_, changes) in CHANGES.items():
+        wanted = name == "baseline" or any(text in name for text in options.only)
+        possible = options.device == "cuda" or name != "fp16"
+        if wanted and possible and (options.compile or "compile" not in changes):
+            subject = changed_subject(options, name)
+            record = record or headline(subject, clock)
+            updates[name] = update_of(subject)
+    peaks = {name: peak_of(update, options.device) for name, update in updates.items()}
+    times = measure(updates, clock, options.rounds)
+    print("\n| train step without R1 | ms | ratio | peak, MiB |\n|---|---|---|---|")
+    for name, ms in times.items():
+        print(f"| {name} | {ms:.1f} | {ms / times['baseline']:.2f} | {peaks[name] / 2**20:.0f} |")
+    rows = [{"name": n, "milliseconds": ms, "peak_bytes": peaks[n]} for n, ms in times.items()]
+    return record | {"rows": rows}
+
+
+def changed_subject(options: argparse.Namespace, name: str) -> Subject:
+    """What one row of ``options`` measures."""
+    config, changes = CHANGES[name]
+    options = argparse.Namespace(**{**vars(options), "compile": False, **changes})
+    options.cfg_options = {**options.cfg_options, **config}
+    if name == "accumulated":
+        options.batch_size //= QUARTERS
+    return build_subject(options)
+
+
+def update_of(subject: Subject) -> Work:
+    """One update of both networks without R1, of all batches that it accumulates."""
+    if subject.options.compile:
+        compile_networks(subject.model)
+    step = step_of(subject, with_r1=False)
+    batches = subject.config.optim_wrapper.generator.get("accumulative_counts", 1)
+
+    def update() -> None:
+        for _ in range(batches):
+            step()
+
+    return update
+
+
+def sample(options: argparse.Namespace) -> dict[str, Any]:
+    """Sampling, against the same as ``train``."""
     clock = Clock(options.device, options.threads)
     if options.batch_size is None and options.device == "cuda":
         options.batch_size = 100
@@ -280,8 +358,6 @@ def sample(options: argparse.Namespace) -> dict[str, Any]:
     if "plain" in options.against:
         record["rms_difference"] = difference = rms_difference(subject)
         print(f"one evaluation differs from plain float32 by {difference:.2g} (RMS)")
-    if isinstance(model, SPIGAN):
-        variants |= beside_spigan(model, num, clock)
     with torch.no_grad():
         record["rows"] = {"sample": measure(variants, clock, options.rounds)}
     print_row(f"{num} samples", record["rows"]["sample"])
@@ -299,44 +375,6 @@ def rms_difference(subject: Subject) -> float:
     with torch.autocast(device, subject.dtype, enabled=subject.dtype is not None):
         ours = model.generator_ema(x_t, t, z)
     return float((ours - subject.plain().average(x_t, t, z)).square().mean().sqrt())
-
-
-@torch.no_grad()
-def beside_spigan(model: SPIGAN, num: int, clock: Clock) -> dict[str, Work]:
-    """SPI-GAN's synthesis alone, and an NCSN++ about as slow, evaluated once and in a DDGAN."""
-    generator = model.generator_ema.synthesis
-    h = torch.randn(num, model.generator_ema.latent_dim, device=model.device)
-    synthesis = partial(generator.synthesis, generator.styles(h), "random")
-    target = measure({"synthesis": synthesis}, clock, 5)["synthesis"]
-
-    x = torch.randn(num, *model.data_shape, device=model.device)
-    t = torch.zeros(num, dtype=torch.int64, device=model.device)
-    z = torch.randn(num, 32, device=model.device)
-    levels = max(1, model.data_shape[-1].bit_length() - 3)
-    found: list[tuple[float, NCSNpp]] = []
-    for width in range(8, 136, 8):
-        network = NCSNpp(
-            model.data_shape[-1],
-            base_channels=width,
-            channel_multipliers=[1] + [2] * (levels - 1),
-            num_res_blocks=1,
-            attention_resolutions=(),
-            latent_dim=z.shape[1],
-            embedding_dim=64,
-        )
-        network = network.to(model.device).eval()
-        taken = measure({"one": partial(network, x, t, z)}, clock, 3)["one"]
-        found.append((abs(taken - target), network))
-        if taken > 1.5 * target:
-            break
-    network = min(found, key=lambda pair: pair[0])[1]
-    unused = MLPDiscriminator(4, model.data_shape, hidden_dim=8)
-    ddgan = DDGAN(network, unused, {"num_steps": 4}).to(model.device).eval()
-    return {
-        "synthesis": synthesis,
-        "NCSN++ evaluation": partial(network, x, t, z),
-        "DDGAN": partial(ddgan.sample, num, batch_size=num),
-    }
 
 
 def peak_of(step: Work, device: str) -> int:
