@@ -1,6 +1,14 @@
 """The papers' experiments: published numbers, how each is run here, and reports."""
 
-from ddgan.experiments.catalogue import EXPERIMENTS, TRAININGS, Experiment, Training
+from ddgan.experiments.catalogue import (
+    COLUMNS,
+    EXPERIMENTS,
+    TABLES,
+    TRAININGS,
+    Experiment,
+    Table,
+    Training,
+)
 from ddgan.experiments.measured import (
     Measured,
     convergence_curves,
@@ -9,7 +17,6 @@ from ddgan.experiments.measured import (
 )
 from ddgan.experiments.plan import Options, Plan, make_plan
 from ddgan.experiments.preflight import find_problems, report_of
-from ddgan.experiments.published import COLUMNS, TABLES, Table
 from ddgan.experiments.readme import write_readme
 from ddgan.experiments.steps import Step, interrupted_by_signals, run_step
 from ddgan.experiments.tables import markdown_table, other_runs

@@ -1,4 +1,8 @@
-"""Every experiment of both papers and the trainings they take: ``experiments.yaml``."""
+"""The papers' tables and experiments, as data.
+
+``papers.yaml`` has the tables as published and says which config stands for which row;
+``experiments.yaml`` has every experiment and the trainings that it takes.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,6 +15,54 @@ import yaml
 from ddgan.engine import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading, decimals, the record and value that fill it here, and its protocol.
+
+    ``num`` replaces the table's number of samples.
+    """
+
+    label: str
+    digits: int
+    metric: str
+    value: str
+    extractor: str = ""
+    splits: int | None = None
+    num: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a paper: ``rows`` maps a system to the values of the columns.
+
+    Its protocol: ``num`` samples, compared with a training set of one of the sizes ``real``.
+    """
+
+    source: str
+    title: str
+    num: int
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[float | None, ...]]
+    ours: Mapping[str, str | None]
+    real: Sequence[int] = ()
+    note: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def published(self, system: str) -> dict[str, float | None]:
+        """Column → published value of a system; raises KeyError for an unknown one."""
+        return dict(zip(self.columns, self.rows[system], strict=True))
+
+
+def published_values(config: str) -> dict[str, float]:
+    """Column → published value of the system that a config stands for, over all tables."""
+    found: dict[str, float] = {}
+    for table in TABLES.values():
+        if (system := table.ours.get(config)) is not None:
+            values = table.published(system).items()
+            found = {column: value for column, value in values if value is not None} | found
+    return found
 
 
 @dataclass(frozen=True)
@@ -40,16 +92,12 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """The weights of the training ``of``, sampled with other settings of the model."""
-
-    of: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Experiment:
-    """What a table or a figure takes; ``figures`` are pairs of a kind and a training or None."""
+    """What a table or a figure takes; ``figures`` are pairs of a kind and a training or None.
+
+    ``resampled`` maps a name to the weights of the training ``of``, which are sampled with other
+    ``options`` of the model.
+    """
 
     name: str
     source: str
@@ -60,7 +108,7 @@ class Experiment:
     small_metrics: Sequence[str] = ("modes",)
     expected: str = ""
     settings: str = "release"
-    resampled: Mapping[str, Resampled] = field(default_factory=dict)
+    resampled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def config_path(name: str, settings: str = "release") -> Path:
@@ -95,21 +143,36 @@ def _training(name: str, small: dict, **entry) -> Training:
     return Training(name, full, paper, reduced, **entry)
 
 
-def _experiment(name: str, figures: list, resampled: dict | None = None, **entry) -> Experiment:
+def _experiment(name: str, figures: list, **entry) -> Experiment:
     return Experiment(
-        name,
-        figures=[pair for figure in figures for pair in figure.items()],
-        resampled={key: Resampled(**value) for key, value in (resampled or {}).items()},
-        **entry,
+        name, figures=[pair for figure in figures for pair in figure.items()], **entry
     )
 
 
-def _read() -> tuple[dict[str, Training], dict[str, Experiment]]:
-    text = Path(__file__).with_name("experiments.yaml").read_text(encoding="utf-8")
-    catalogue = yaml.safe_load(text)
+def _content(file: str) -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name(file).read_text(encoding="utf-8"))
+
+
+def _experiments() -> tuple[dict[str, Training], dict[str, Experiment]]:
+    catalogue = _content("experiments.yaml")
     trainings = {name: _training(name, **e) for name, e in catalogue["trainings"].items()}
     experiments = {name: _experiment(name, **e) for name, e in catalogue["experiments"].items()}
     return trainings, experiments
 
 
-TRAININGS, EXPERIMENTS = _read()
+def _published() -> tuple[dict[str, Column], dict[str, Table]]:
+    papers = _content("papers.yaml")
+    columns = {name: Column(**entry) for name, entry in papers["columns"].items()}
+    tables: dict[str, Table] = {}
+    for name, entry in papers["tables"].items():
+        rows = {system: tuple(values) for system, *values in entry.pop("rows")}
+        if "also" in entry:
+            shared = tables[entry.pop("also")].rows
+            own = {system: rows[system] for system in rows if system not in shared}
+            rows = {**own, **shared, **rows}
+        tables[name] = Table(rows=rows, columns=tuple(entry.pop("columns")), **entry)
+    return columns, tables
+
+
+COLUMNS, TABLES = _published()
+TRAININGS, EXPERIMENTS = _experiments()

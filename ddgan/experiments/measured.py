@@ -10,7 +10,7 @@ from typing import Any
 
 from ddgan.errors import UserError
 from ddgan.evaluation.records import read_record
-from ddgan.experiments.published import COLUMNS, TABLES
+from ddgan.experiments.catalogue import COLUMNS, TABLES
 from ddgan.visualization import QualityTimePoint
 
 

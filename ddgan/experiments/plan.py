@@ -13,7 +13,7 @@ from mmengine import Config
 from ddgan.engine import load_config
 from ddgan.errors import UserError
 from ddgan.evaluation import record_path
-from ddgan.experiments.catalogue import ROOT, TRAININGS, Experiment, Resampled, Setup
+from ddgan.experiments.catalogue import ROOT, TRAININGS, Experiment, Setup
 from ddgan.experiments.steps import Step, has_samples
 
 CURVE_POINTS = 8
@@ -93,8 +93,8 @@ def make_plan(experiment: Experiment, options: Options) -> Plan:
     for name in options.only or experiment.trainings:
         _add_training(plan, name)
     for name, resampled in experiment.resampled.items():
-        if resampled.of in plan.folders:
-            _add_resampled(plan, name, resampled)
+        if resampled["of"] in plan.folders:
+            _add_resampled(plan, name, **resampled)
     for kind, training in experiment.figures:
         if training in plan.folders or (training is None and not options.only):
             _add_figure(plan, kind, training)
@@ -223,16 +223,16 @@ def _add_test(plan: Plan, checkpoint: Path, gpus: int, metrics: Sequence[str]) -
     plan.steps.append(Step(name, folder, tuple(command), tuple(records.values()), num=num))
 
 
-def _add_resampled(plan: Plan, name: str, resampled: Resampled) -> None:
+def _add_resampled(plan: Plan, name: str, of: str, options: Mapping[str, Any]) -> None:
     """Export the weights with other settings, and test them."""
     label = name + "-small" * plan.options.small
-    source = plan.checkpoints[resampled.of]
+    source = plan.checkpoints[of]
     out = plan.folder / label / f"{source.stem}.safetensors"
     plan.folders[name], plan.checkpoints[name] = out.parent, out
-    settings = [f"{key}={_text(value)}" for key, value in resampled.options.items()]
+    settings = [f"{key}={_text(value)}" for key, value in options.items()]
     command = (*_tool("export"), str(source), str(out), "--name", label, "--cfg-options", *settings)
     plan.steps.append(Step(f"export {label}", out.parent, command, (out,), (source,)))
-    _add_test(plan, out, plan.options.processes(resampled.of), plan.metrics)
+    _add_test(plan, out, plan.options.processes(of), plan.metrics)
 
 
 def _add_figure(plan: Plan, kind: str, training: str | None) -> None:

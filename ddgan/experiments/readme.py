@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 
 import ddgan
-from ddgan.experiments.catalogue import ROOT, TRAININGS
+from ddgan.experiments.catalogue import COLUMNS, ROOT, TRAININGS, published_values
 from ddgan.experiments.measured import Measured, read_measured
 from ddgan.experiments.plan import Plan, figure_file
-from ddgan.experiments.published import COLUMNS, published_values
 from ddgan.experiments.steps import Step
 from ddgan.experiments.tables import MISSING, format_published, format_value, header, table_row
 from ddgan.utils.files import write_atomically

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ddgan.evaluation.metrics import DEFAULT_METRICS
-from ddgan.experiments.catalogue import global_batch_size
+from ddgan.experiments.catalogue import COLUMNS, Table, global_batch_size
 from ddgan.experiments.measured import Measured, best_of, newest_of
-from ddgan.experiments.published import COLUMNS, Table
 from ddgan.registry import METRICS
 
 MISSING = "–"

@@ -26,9 +26,8 @@ from ddgan.experiments import (
     run_step,
     write_readme,
 )
-from ddgan.experiments.catalogue import ROOT, global_batch_size
+from ddgan.experiments.catalogue import ROOT, global_batch_size, published_values
 from ddgan.experiments.plan import figure_file
-from ddgan.experiments.published import published_values
 from ddgan.experiments.readme import CAPTIONS
 from ddgan.experiments.steps import last_iteration
 
@@ -166,7 +165,7 @@ def test_the_catalogue_is_complete():
     assert {kind for experiment in experiments for kind, _ in experiment.figures} == set(CAPTIONS)
     for experiment in experiments:
         assert {name for _, name in experiment.figures} - {None} <= set(experiment.trainings)
-        assert {one.of for one in experiment.resampled.values()} <= set(experiment.trainings)
+        assert {one["of"] for one in experiment.resampled.values()} <= set(experiment.trainings)
     # Every published system that has a config of this project is trained by an experiment.
     resampled = {name for experiment in experiments for name in experiment.resampled}
     named = {c for table in TABLES.values() for c, system in table.ours.items() if system}

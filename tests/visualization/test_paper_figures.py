@@ -124,8 +124,7 @@ def test_the_tool_draws_without_a_checkpoint(call_tool, tmp_path, arguments, siz
     assert_image(out, *size)
 
 
-@pytest.mark.parametrize("name", ["images", "points"])
-@pytest.mark.parametrize("flag", [(), ("--from-samples",)])
+@pytest.mark.parametrize(("name", "flag"), [("images", ()), ("points", ("--from-samples",))])
 def test_the_tool_draws_what_a_checkpoint_makes_of_data(call_tool, tmp_path, trained, name, flag):
     (checkpoint,) = sorted(trained(name).glob("iter_*.pth"))[-1:]
     out = tmp_path / "figure.png"
