@@ -15,3 +15,7 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on; what was saved before is intact."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the run has ended or hangs; the reason is in its own message."""

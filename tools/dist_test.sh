@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Score on GPUS processes of this machine: bash tools/dist_test.sh GPUS [test.py's arguments]
 # On several machines, run it on each with NNODES, NODE_RANK and MASTER_ADDR set.
+#
+# SIGTERM, SIGUSR1 and SIGHUP end the processes, and so does the end of this script in any way.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -11,10 +13,6 @@ fi
 gpus=$1
 shift
 
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$(dirname "$0")/test.py" --launcher pytorch "$@"
+# shellcheck source=tools/processes.sh
+source "$(dirname "$0")/processes.sh"
+run_processes "$gpus" "$(dirname "$0")/test.py" "$@"

@@ -12,6 +12,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 
 from ddgan.apis import auto_batch_size, load_model
 from ddgan.engine import load_config, read_weights
+from ddgan.engine.checkpoint import newest_checkpoint
 from ddgan.engine.config import check_trusted_types
 from ddgan.errors import UserError
 from ddgan.evaluation.cache import features_root
@@ -24,7 +25,7 @@ from ddgan.evaluation.evaluator import (
 )
 from ddgan.evaluation.features import no_progress
 from ddgan.evaluation.records import config_name, write_record
-from ddgan.utils.cli import add_options, at_least, progress_bar, running
+from ddgan.utils.cli import Parser, add_options, at_least, progress_bar, running
 from ddgan.utils.distributed import init_process_group, select_device
 
 PRESETS = Path(__file__).parents[1] / "configs" / "_base_" / "evaluation"
@@ -34,7 +35,7 @@ _TIMEOUT = 6 * 3600
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure metrics of a trained model.")
+    parser = Parser(description="Measure metrics of a trained model.")
     parser.add_argument(
         "files",
         nargs="*",
@@ -78,7 +79,12 @@ def choose_files(files: list[str], options: dict[str, Any]) -> tuple[Config, Pat
     checkpoints = [f for f in files if not f.endswith(".py")]
     if len(configs) > 1 or len(checkpoints) > 1:
         raise UserError(f"{files}: expected at most one config and one checkpoint")
-    path = Path(checkpoints[0]) if checkpoints else newest_checkpoint(configs)
+    if checkpoints:
+        path = Path(checkpoints[0])
+    else:
+        path, reason = newest_checkpoint("work_dirs", Path(configs[0]).stem if configs else "*")
+        if is_main_process():
+            print(f"using {path}, {reason}")
     own, _, info = read_weights(path)
     counts = ("iteration", "images_seen", "global_batch_size")
     numbers = {key: int(info[key]) for key in counts if key in info}
@@ -90,17 +96,6 @@ def choose_files(files: list[str], options: dict[str, Any]) -> tuple[Config, Pat
     for part in ("evaluation", "evaluation_dataset", "train_dataloader"):
         check_trusted_types(own.get(part, {}), part)
     return own, path, source
-
-
-def newest_checkpoint(configs: list[str], root: str = "work_dirs") -> Path:
-    """Find the checkpoint written last in any run, or in the run of the config."""
-    run = Path(configs[0]).stem if configs else "*"
-    found = sorted(Path(root).glob(f"{run}/iter_*.pth"), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise UserError(f"there is no run in {root}/{run}; name a checkpoint, or train first")
-    if is_main_process():
-        print(f"using {found[-1]}")
-    return found[-1]
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from mmengine.config import Config
 from ddgan.engine import Runner, load_config
 from ddgan.engine.dry_run import dry_run
 from ddgan.engine.preemption import PREEMPTED_STATUS
-from ddgan.utils.cli import add_options, running
+from ddgan.utils.cli import Parser, add_options, running
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train a model.")
+    parser = Parser(description="Train a model.")
     parser.add_argument("config", help="a config file, such as configs/ddgan_cifar10.py")
     parser.add_argument("--work-dir", help="folder of the run; default work_dirs/<config's name>")
     parser.add_argument(

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddgan.engine.config import config_from_json, config_to_json
-from ddgan.errors import CheckpointError
+from ddgan.errors import CheckpointError, UserError
 from ddgan.utils.files import (
     check_archive,
     check_not_a_page,
@@ -37,6 +37,7 @@ _COMMENT_SIZE = len(_DIGEST) + 64
 # What a network file system answers while its server is away.
 _AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV)
 _NAME = re.compile(r"iter_(\d+)\.pth")
+_STAMP = re.compile(r"\d{8}_\d{6}")  # of mmengine's folder of logs
 # The settings that results depend on; the others say where a run is and what it reports.
 _COMPUTED = (
     "model",
@@ -155,6 +156,29 @@ def list_checkpoints(work_dir: str | Path) -> list[Path]:
     """The checkpoints ``iter_N.pth`` of a folder, by iteration."""
     found = [p for p in Path(work_dir).glob("iter_*.pth") if _NAME.fullmatch(p.name)]
     return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))
+
+
+def newest_checkpoint(root: str | Path, run: str = "*") -> tuple[Path, str]:
+    """The last whole checkpoint of the newest run below ``root``, and why it was chosen.
+
+    A run's age is in the names of its log folders, which copies keep; the times of files count
+    where there are none. In a run, the iteration in the name counts. Raises UserError without any.
+    """
+    runs = {path.parent for path in Path(root).glob(f"{run}/iter_*.pth")}
+    for folder in sorted(runs, key=_started, reverse=True):
+        if path := newest_good_checkpoint(folder):
+            reason = f"the last of {len(list_checkpoints(folder))} checkpoints in {folder}"
+            if len(runs) > 1:
+                reason += f", the newest of {len(runs)} runs: begun {_started(folder)}"
+            return path, reason
+    raise UserError(f"there is no run in {root}/{run}; name a checkpoint, or train first")
+
+
+def _started(run: Path) -> str:
+    """When a run was last started, as ``YYYYmmdd_HHMMSS``."""
+    stamps = [path.name[:15] for path in run.iterdir() if _STAMP.match(path.name)]
+    written = max((path.stat().st_mtime for path in list_checkpoints(run)), default=0)
+    return max(stamps, default=time.strftime("%Y%m%d_%H%M%S", time.localtime(written)))
 
 
 def load_state(

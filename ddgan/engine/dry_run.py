@@ -1,14 +1,20 @@
 """A report on a config before any time is spent on training it."""
 
+import tempfile
+
 from mmengine import Config
+from mmengine.registry import VISBACKENDS
 from torch import nn
 
 from ddgan.data import check_batch_size
-from ddgan.engine.loop import check_shapes
+from ddgan.engine.config import DEFAULT_HOOKS
 from ddgan.engine.optim import build_optim_wrappers
-from ddgan.registry import DATASETS, MODELS
+from ddgan.errors import UserError
+from ddgan.models.base import check_shapes
+from ddgan.registry import DATASETS, HOOKS, MODELS
 from ddgan.utils.device import activation_bytes, available_memory
 from ddgan.utils.distributed import select_device
+from ddgan.utils.files import check_writable
 
 GIB = 2**30
 
@@ -19,6 +25,7 @@ def dry_run(cfg: Config) -> str:
     Raises the errors that training would raise before its first iteration.
     """
     device = select_device(cfg.get("device", "auto"))
+    check_reports(cfg)
     model = MODELS.build(cfg.model)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     batch_size = cfg.train_dataloader.batch_size
@@ -43,6 +50,29 @@ def dry_run(cfg: Config) -> str:
         "nothing was trained (--dry-run)",
     ]
     return "\n".join(lines)
+
+
+def check_reports(cfg: Config) -> None:
+    """Raise UserError if the folder of a run, a hook's results or curves cannot be written.
+
+    ConfigError for metrics that cannot be measured.
+    """
+    check_writable(cfg.work_dir)
+    hooks = {**DEFAULT_HOOKS, **cfg.get("default_hooks", {})}.items()
+    defaults = [{**DEFAULT_HOOKS.get(name, {}), **hook} for name, hook in hooks if hook is not None]
+    for hook in [*defaults, *(cfg.get("custom_hooks") or [])]:
+        built = HOOKS.build(hook) if isinstance(hook, dict) else hook
+        if hasattr(built, "check"):
+            built.check(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        for backend in cfg.get("visualizer", {}).get("vis_backends") or ():
+            try:
+                VISBACKENDS.build({**backend, "save_dir": folder}).experiment  # noqa: B018
+            except ImportError as error:
+                raise UserError(
+                    f"visualizer.vis_backends: {backend['type']} cannot write ({error}); install "
+                    "what it needs, or remove it"
+                ) from None
 
 
 def _training_bytes(model: nn.Module, batch_size: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -19,6 +20,7 @@ from ddgan.evaluation.evaluator import (
 )
 from ddgan.evaluation.records import config_name, read_record, record_path, write_record
 from ddgan.registry import HOOKS
+from ddgan.utils.files import check_writable
 
 
 @HOOKS.register_module()
@@ -56,9 +58,20 @@ class EvaluateMetrics(Hook):
         self._due = False
         self._best: Result | None = None
 
+    def check(self, config: Config) -> dict[str, Any]:
+        """The metrics; raises UserError if they do not exist, have too few samples or no best."""
+        metrics = build_metrics(self.names, config.get("evaluation", {}))
+        if self.lower_is_better is None:
+            self.lower_is_better = not _higher_is_better(metrics, self.best)
+        options = EvaluationOptions(num=self.num)
+        Evaluator(metrics, lambda: reference_dataset(config), {}, options).check_sizes()
+        check_writable(config.work_dir)
+        return metrics
+
     def before_train(self, runner: Runner) -> None:
         """Load extractors and reference sets, and the best result so far of a resumed run."""
         config = runner.cfg
+        metrics = self.check(config)
         loader = runner.train_loop.dataloader
 
         def open_dataset():
@@ -67,9 +80,6 @@ class EvaluateMetrics(Hook):
         options = EvaluationOptions(
             num=self.num, seed=self.seed, batch_size=self.batch_size, num_workers=loader.num_workers
         )
-        metrics = build_metrics(self.names, config.get("evaluation", {}))
-        if self.lower_is_better is None:
-            self.lower_is_better = not _higher_is_better(metrics, self.best)
         self._evaluator = Evaluator(metrics, open_dataset, config.model.to_dict(), options)
         self._evaluator.prepare(runner.model)
         if runner.train_loop.iter > 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from mmengine import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -20,6 +21,7 @@ from ddgan.errors import TrainingError
 from ddgan.registry import HOOKS
 from ddgan.utils.device import peak_memory
 from ddgan.utils.distributed import is_lost_process
+from ddgan.utils.files import check_writable
 from ddgan.visualization import save_samples
 
 
@@ -251,12 +253,6 @@ class AtomicCheckpoint(Hook):
         if self._due:
             self._save(runner, done)
 
-    def before_failure(self, runner: Runner) -> None:
-        """Save the last iteration, if it is not saved yet; called between two iterations."""
-        done = runner.iter
-        if done and not (Path(runner.work_dir) / f"iter_{done}.pth").exists():
-            self._save(runner, done)
-
     def _save(self, runner: Runner, done: int) -> None:
         if not (is_main_process() and runner.train_loop.window_ended):
             return
@@ -288,6 +284,15 @@ class SampleImages(Hook):
         self.interval = at_least_one("SampleImages: interval", interval)
         self.num = at_least_one("SampleImages: num", num)
         self.seed = seed
+
+    def check(self, config: Config) -> None:
+        """Raise UserError if the images cannot be written."""
+        check_writable(Path(config.work_dir) / "samples")
+
+    def before_train(self, runner: Runner) -> None:
+        """Check as early as possible."""
+        if is_main_process():
+            self.check(runner.cfg)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from ddgan.data import check_batch_size, collate
 from ddgan.data.workers import reader_context
-from ddgan.engine.preemption import StopRequest
-from ddgan.errors import TrainingError
+from ddgan.engine.preemption import GO_ON, NO_DATA, StopRequest
+from ddgan.errors import LostProcessError, TrainingError
 from ddgan.models.base import check_shapes
 from ddgan.models.rng import seed_default_generators
-from ddgan.registry import LOOPS
+from ddgan.registry import DATASETS, LOOPS
 from ddgan.utils.device import memory_errors_named
 from ddgan.utils.distributed import DEFAULT_TIMEOUT
 
@@ -31,7 +32,8 @@ class TrainLoop(BaseLoop):
     Each iteration seeds torch from (seed, iteration), and the sampler is told the position to
     start from: nothing but the iteration has to be restored, and no data is read twice.
 
-    SIGTERM and SIGUSR1 end training after an iteration, with a checkpoint, and set ``preempted``.
+    SIGTERM, SIGUSR1 and SIGHUP end training after an iteration, with a checkpoint, and set
+    ``preempted``. So does data that one of the processes cannot read; this is then an error.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, max_iters: int):
@@ -41,8 +43,12 @@ class TrainLoop(BaseLoop):
             if runner.device.type != "cuda":
                 # Without a GPU, torch warns that memory cannot be pinned.
                 dataloader["pin_memory"] = False
+            if isinstance(dataloader["dataset"], dict):
+                dataloader["dataset"] = DATASETS.build(dataloader["dataset"])
             dataloader["multiprocessing_context"] = reader_context(
-                dataloader.get("num_workers", 0), dataloader.get("multiprocessing_context")
+                dataloader.get("num_workers", 0),
+                dataloader.get("multiprocessing_context"),
+                _batch_bytes(dataloader),
             )
         super().__init__(runner, dataloader)
         if max_iters < 1:
@@ -51,6 +57,7 @@ class TrainLoop(BaseLoop):
         self.iter = 0
         self.samples_seen = 0
         self.preempted = False
+        self.reason_to_stop = GO_ON
         self.global_batch_size = self.dataloader.batch_size * get_world_size()
         check_batch_size(self.dataloader.dataset, self.global_batch_size)
         check_shapes(self.dataloader.dataset, runner.model)
@@ -96,11 +103,7 @@ class TrainLoop(BaseLoop):
             # So that a last, partial window of accumulated gradients is applied as well.
             wrapper.initialize_count_status(runner.model, self.iter, self.max_iters)
         runner.model.train()
-        batches = self._batches()
-        while self.iter < self.max_iters:
-            self.run_iter(self._read(batches))
-            if self.preempted and self.window_ended:
-                break
+        self._train()
         self.preempted &= self.iter < self.max_iters
         if self.preempted:
             runner.logger.warning(
@@ -111,13 +114,37 @@ class TrainLoop(BaseLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
 
-    def _read(self, batches: Iterator[dict]) -> dict:
-        """The next batch; when there is none to be had, what was trained is saved first."""
-        try:
-            return next(batches)
-        except Exception:
-            self.runner.call_hook("before_failure")
-            raise
+    def _train(self) -> None:
+        """Make all iterations.
+
+        Each batch is read one iteration ahead: when a process cannot read it, all processes know
+        after the iteration before, and save what was trained.
+        """
+        if self.iter >= self.max_iters:
+            return
+        batches = self._batches()
+        batch = next(batches)
+        while True:
+            following, failure = None, None
+            if self.iter + 1 < self.max_iters:
+                try:
+                    following = next(batches)
+                except Exception as error:
+                    failure = error
+            self._stop.tell(GO_ON if failure is None else NO_DATA)
+            self.run_iter(batch)
+            if self.reason_to_stop == NO_DATA:
+                self._end_without_data(failure)
+            if self.iter == self.max_iters or (self.preempted and self.window_ended):
+                return
+            batch = following
+
+    def _end_without_data(self, failure: Exception | None) -> None:
+        self._stop.wait_for_others()
+        raise failure or LostProcessError(
+            f"another process could not read its data after iteration {self.iter}: its own message "
+            "says why; continue with --resume"
+        )
 
     def run_iter(self, batch: dict) -> None:
         """Make one iteration."""
@@ -126,7 +153,8 @@ class TrainLoop(BaseLoop):
         with memory_errors_named(self.dataloader.batch_size, "train_dataloader.batch_size"):
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         self.samples_seen += self.global_batch_size
-        self.preempted |= self._stop.agreed()
+        self.reason_to_stop = max(self.reason_to_stop, self._stop.agreed())
+        self.preempted = self.reason_to_stop != GO_ON
         self.runner.call_hook(
             "after_train_iter", batch_idx=self.iter, data_batch=batch, outputs=outputs
         )
@@ -134,15 +162,18 @@ class TrainLoop(BaseLoop):
 
     def _batches(self) -> Iterator[dict]:
         """Yield the batches from ``samples_seen`` on; dead workers are replaced."""
+        position = self.samples_seen
         for _ in range(_MAX_DEAD_WORKERS + 1):
-            self.dataloader.sampler.set_position(self.samples_seen)
+            self.dataloader.sampler.set_position(position)
             batches = iter(self.dataloader)
             if threading.current_thread() is threading.main_thread():
                 # The loader would raise amid whatever runs when a worker dies; without this, it
                 # notices when it waits for the next batch, where nothing is lost.
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             try:
-                yield from batches
+                for batch in batches:
+                    position += self.global_batch_size
+                    yield batch
             except RuntimeError as error:
                 if not any(text in str(error) for text in _WORKER_DIED):
                     raise
@@ -153,6 +184,12 @@ class TrainLoop(BaseLoop):
             "machine may lack memory or room in /dev/shm; resume with a lower "
             "train_dataloader.num_workers"
         )
+
+
+def _batch_bytes(dataloader: dict) -> int:
+    """The size of a batch of images, which workers send as bytes; 0 for other data."""
+    shape = getattr(dataloader["dataset"], "image_shape", (0,))
+    return math.prod(shape) * dataloader["batch_size"]
 
 
 def seed_iteration(seed: int, iteration: int, device: torch.device) -> None:

@@ -1,4 +1,5 @@
-"""Stopping on request: clusters announce by a signal that a run has to make room."""
+"""Stopping together: on a signal, by which clusters announce that a run has to make room, or since
+one process cannot read its data."""
 
 import signal
 from collections.abc import Iterator
@@ -14,19 +15,23 @@ PREEMPTED_STATUS = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
-class StopRequest:
-    """Whether a process of the run was asked to stop, known to all processes alike.
+# Why to stop; of several reasons, the largest counts.
+GO_ON, ASKED, NO_DATA = range(3)
 
-    The answers are combined while the next iteration is computed, on the CPU and beside the
-    training's own messages: the device is never waited for, and all processes stop after the same
-    iteration, the one after that in which the first of them asked.
+
+class StopRequest:
+    """Why the run has to stop, if it has to, known to all processes alike.
+
+    The answers are combined while an iteration is computed, on the CPU and beside the training's
+    own messages: the device is never waited for, and all processes stop after the same iteration.
     """
 
     def __init__(self, timeout: int) -> None:
         """Join the other processes, if any; their silence for ``timeout`` seconds is an error."""
         self._group = control_group(timeout)
         self._asked = False
-        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+        self._answer = torch.tensor(GO_ON)
+        self._work: dist.Work | None = None
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -48,18 +53,18 @@ class StopRequest:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def agreed(self) -> bool:
-        """Return whether to stop now; each process has to ask after every iteration."""
-        if self._group is None:
-            return self._asked
-        asked = False
-        if self._pending is not None:
-            work, answer = self._pending
-            work.wait()
-            asked = bool(answer)
-        answer = torch.tensor(int(self._asked))
-        self._pending = dist.all_reduce(answer, dist.ReduceOp.MAX, self._group, True), answer
-        return asked
+    def tell(self, reason: int) -> None:
+        """Tell the others, before an iteration, the reason of this process to stop after it."""
+        self._answer = torch.tensor(max(reason, ASKED if self._asked else GO_ON))
+        if self._group is not None:
+            self._work = dist.all_reduce(self._answer, dist.ReduceOp.MAX, self._group, True)
+
+    def agreed(self) -> int:
+        """Why to stop after this iteration: GO_ON, ASKED or NO_DATA."""
+        if self._work is None:
+            return max(int(self._answer), ASKED if self._asked else GO_ON)
+        self._work.wait()
+        return int(self._answer)
 
     def wait_for_others(self) -> None:
         """Return once all processes call this: a launcher may end them when the first is gone."""

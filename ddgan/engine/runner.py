@@ -100,6 +100,9 @@ class Runner(MMRunner):
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             handler.handleError = partial(_report_once, handler, [])
+            if hasattr(handler.stream, "reconfigure"):
+                # Names of files need not be UTF-8.
+                handler.stream.reconfigure(errors="backslashreplace")
         return logger
 
     def get_hooks_info(self) -> str:
@@ -175,6 +178,8 @@ class Runner(MMRunner):
         if path is None:
             self.logger.info(f"No checkpoint in {self.work_dir}: training starts at the beginning")
             return
+        why = "which was asked for" if load_from else "the highest iteration that is whole"
+        self.logger.info(f"{path} is taken, {why}; {self.work_dir} has {len(existing)} checkpoints")
         self.resume(str(path))
 
     def resume(self, filename: str) -> None:

@@ -31,6 +31,7 @@ from ddgan.evaluation.sampling_time import ModelMetric, count_evaluations
 from ddgan.models import GenerativeModel
 from ddgan.models.base import check_shapes
 from ddgan.registry import DATASETS, METRICS, MODELS
+from ddgan.utils.distributed import failing_together
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Evaluator:
 
         Raises UserError for metrics, model, data and files that do not fit together.
         """
+        self.check_sizes()
         groups: dict[str, _Group] = {}
         for name, metric in self.metrics.items():
             if isinstance(metric, FeatureMetric):
@@ -179,6 +181,16 @@ class Evaluator:
         if options.export and is_main_process():
             write_reference(options.export, groups[0].reference, groups[0].names)
 
+    def check_sizes(self) -> None:
+        """Raise UserError for a metric that needs more samples than it is given."""
+        for name, metric in self.metrics.items():
+            least = getattr(metric, "least", 1)
+            if not isinstance(metric, ModelMetric) and self._num(metric) < least:
+                raise UserError(
+                    f"metric {name!r} is to be measured on {self._num(metric)} samples and needs "
+                    f"at least {least}; choose a larger num"
+                )
+
     def _read_file(self, group: _Group) -> Reference:
         path = self.options.real_file
         reference = read_reference(path, group.extractor.feature_dim, group.names)
@@ -192,6 +204,13 @@ class Evaluator:
 
     def _of_dataset(self, group: _Group) -> Reference:
         dataset, metrics = self.open_dataset(), group.comparing.values()
+        for name, metric in group.comparing.items():
+            used = min(metric.num_real or len(dataset), len(dataset))
+            if used < metric.least:
+                raise UserError(
+                    f"metric {name!r} compares with {used} images and needs at least "
+                    f"{metric.least}; use more data, or a larger num_real"
+                )
         return dataset_reference(
             dataset,
             group.extractor,
@@ -217,17 +236,18 @@ class Evaluator:
         """
         if self._groups is None:
             self.prepare(model)
-        protocol = protocol_of(model, self.options)
+        with failing_together():
+            protocol = protocol_of(model, self.options)
+            requests = {key: self._request(model, group) for key, group in self._groups.items()}
         for name, metric in self.metrics.items():
             if isinstance(metric, ModelMetric):
-                if is_main_process():
-                    values = metric(model, self.options.use_ema)
-                    report(name, Result(values, protocol, metric.version))
-                # Others that sample at the same time would slow it down.
-                barrier()
+                # The others wait: if they sampled at the same time, they would slow it down.
+                with failing_together():
+                    if is_main_process():
+                        values = metric(model, self.options.use_ema)
+                        report(name, Result(values, protocol, metric.version))
         if not self._groups:
             return
-        requests = {key: self._request(model, group) for key, group in self._groups.items()}
         features = self._features(model, requests)
         if not is_main_process():
             return

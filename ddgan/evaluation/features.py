@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ddgan.data.decoding import to_image, to_tensor
 from ddgan.evaluation.cache import ShardCache, Tensors
 from ddgan.evaluation.extractors import extract
+from ddgan.utils.distributed import failing_together
 
 SHARD_SIZE = 500
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -97,7 +98,9 @@ def compute_features(
     with progress(label, own_total) as advance:
         for first in range(0, len(starts), world_size):
             own = first + rank
-            everyone = gather_object(compute(starts[own]) if own < len(starts) else None)
+            with failing_together():
+                result = compute(starts[own]) if own < len(starts) else None
+            everyone = gather_object(result)
             if rank == 0:
                 yield from everyone[: len(starts) - first]
 

@@ -56,7 +56,8 @@ class FeatureMetric(ABC):
     number of samples. ``needs`` names the real data to compare with: nothing, the statistics of all
     images, or the features of ``num_real`` images at most (None: all). With ``jpeg`` samples, and
     only samples, go through JPEG of that quality. ``settings`` go into the record. ``version``
-    changes when the values do. ``higher_is_better`` says for each value which way is better.
+    changes when the values do. ``higher_is_better`` says for each value which way is better. Fewer
+    than ``least`` samples, or real images, are refused before the first one is drawn.
     """
 
     needs: ClassVar[Literal["nothing", "statistics", "features"]]
@@ -66,6 +67,7 @@ class FeatureMetric(ABC):
     num_real: int | None = None
     jpeg: int | None = None
     settings: Mapping[str, Any] = {}
+    least: int = 1
     version: str
 
     @abstractmethod
@@ -92,6 +94,7 @@ class FrechetDistance(FeatureMetric):
 
     needs = "statistics"
     version = "1"
+    least: ClassVar = 2  # for a covariance
 
     extractor: dict[str, Any] = field(default_factory=_inception)
     num: int = 50_000
@@ -130,6 +133,7 @@ class InceptionScore(FeatureMetric):
 
     def __post_init__(self) -> None:
         self.settings = {"splits": self.splits}
+        self.least = self.splits
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
 
     def __call__(self, fake: Features, real: Real = None) -> dict[str, float]:
@@ -169,6 +173,7 @@ class KernelDistance(FeatureMetric):
 
     def __post_init__(self) -> None:
         self.version = f"1, torch-fidelity {torch_fidelity_version()}"
+        self.least = self.subset_size
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
         """The distance; raises UserError for fewer images than a subset has."""
@@ -202,6 +207,11 @@ class _ManifoldMetric(FeatureMetric):
     def settings(self) -> dict[str, int]:
         """What a record says besides the extractor and the numbers of images."""
         return {"k": self.k}
+
+    @property
+    def least(self) -> int:
+        """A ball reaches to the k-th of the others."""
+        return self.k + 1
 
     def __call__(self, fake: Features, real: Real) -> dict[str, float]:
         """The values; raises UserError for at most k images."""

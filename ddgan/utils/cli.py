@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +19,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ddgan.errors import UserError
+from ddgan.errors import LostProcessError, UserError
 from ddgan.utils.device import set_up_cpu
+from ddgan.utils.distributed import follow_launcher, set_slurm_environment, tell_once
 
 # Errors of components for arguments and files that they cannot use: written for the user.
 USER_ERRORS = (UserError, ValueError, TypeError, KeyError, OSError)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are printed once, not by every process of a run."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2; the first process says why."""
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+        if rank != "0" and any(argument.startswith("--launcher") for argument in sys.argv):
+            sys.exit(2)
+        super().error(message)
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -185,17 +197,23 @@ def add_options(parser: argparse.ArgumentParser, *names: str, **settings: Any) -
 def running(args: argparse.Namespace) -> Iterator[None]:
     """Do a tool's work: set up the CPU, import ``--import``'s packages, report errors briefly."""
     set_up_cpu()
-    with user_errors():
+    launcher = getattr(args, "launcher", "none")
+    if launcher == "pytorch":
+        follow_launcher()
+    with user_errors(several=launcher != "none"):
+        if launcher == "slurm":
+            set_slurm_environment()
         import_packages(getattr(args, "packages", []))
         yield
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(several: bool = False) -> Iterator[None]:
     """Print the message of an error that the user can mend, without a traceback, and exit with 1.
 
     With DDGAN_TRACEBACK=1 in the environment, the traceback is printed as well. Characters that a
-    terminal's or file's encoding lacks are printed as escapes.
+    terminal's or file's encoding lacks are printed as escapes. Of ``several`` processes of a run
+    that meet the same error, one prints it.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -205,13 +223,21 @@ def user_errors() -> Iterator[None]:
     except USER_ERRORS as error:
         if os.environ.get("DDGAN_TRACEBACK") == "1":
             raise
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        message = f"error: {message_of(error)}"
         if not isinstance(error, UserError):
-            print("(DDGAN_TRACEBACK=1 shows where it comes from)", file=sys.stderr)
+            message += "\n(DDGAN_TRACEBACK=1 shows where it comes from)"
+        if several and not isinstance(error, LostProcessError):
+            tell_once(message, _say)
+        else:
+            _say(message)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def message_of(error: Exception) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import socket
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -127,6 +128,25 @@ def lock(path: str | Path, holder: str) -> Iterator[None]:
         )
         file.flush()
         yield
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise UserError unless files can be written into a folder, or it can be made.
+
+    A folder that is missing stays so.
+    """
+    folder = Path(folder)
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be written ({error.strerror}); change its permissions, "
+            "remove what is in its place, or choose another one (--work-dir)"
+        ) from None
 
 
 def check_not_a_page(path: Path) -> None:

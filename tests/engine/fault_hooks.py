@@ -67,26 +67,51 @@ class KillWorker(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx + 1 in self.at:
-            victim = multiprocessing.active_children()[0]
-            os.kill(victim.pid, signal.SIGKILL)
-            victim.join()
+            # There is none while a death is not noticed yet.
+            for victim in multiprocessing.active_children()[:1]:
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.join()
 
 
 @HOOKS.register_module()
 class LoseData(Hook):
-    """From iteration ``at`` on, the data cannot be read."""
+    """The data of iteration ``at`` and of later ones cannot be read, on one rank."""
 
-    def __init__(self, at):
-        self.at = at
+    def __init__(self, at, rank=0):
+        self.at, self.rank = at, rank
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if batch_idx + 2 == self.at:
+        # Batches are read one iteration ahead.
+        if batch_idx + 3 == self.at and runner.rank == self.rank:
             runner.train_loop.dataloader.dataset.__class__ = Unreadable
 
 
 class Unreadable(torch.utils.data.Dataset):
     def __getitem__(self, index):
         raise StorageError("the storage is away")
+
+
+@HOOKS.register_module()
+class LoseFolder(Hook):
+    """Put a file in the place of the folder of samples, once training has begun."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        (Path(runner.work_dir) / "samples").touch()
+
+
+@HOOKS.register_module()
+class FailOnOneRank(Hook):
+    """Samples cannot be drawn on one rank once training has begun."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def before_train(self, runner):
+        if runner.rank == self.rank:
+            runner.model.sample = self.fail
+
+    def fail(self, *arguments, **options):
+        raise RuntimeError("no memory for samples")
 
 
 @HOOKS.register_module()

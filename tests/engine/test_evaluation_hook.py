@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_checks import POINTS, checkpoints, faulty
 
 from ddgan.apis import load_model
 from ddgan.data import Gaussians25
-from ddgan.engine import read_checkpoint
+from ddgan.engine import load_config, read_checkpoint
+from ddgan.engine.dry_run import dry_run
 from ddgan.engine.evaluation_hook import EvaluateMetrics
 from ddgan.errors import UserError
 from ddgan.evaluation import read_records
@@ -160,6 +162,7 @@ def test_bad_arguments_are_named(arguments, message):
     ("arguments", "message"),
     [
         ({"metric": "fidd", "best": "kl"}, r"\['fidd'\] is not in the config's evaluation"),
+        ({"metric": "kid", "num": 500}, "'kid' is to be measured on 500 samples.*at least 1000"),
         ({"metric": "modes", "best": "num_modes"}, "best is 'num_modes'.*set lower_is_better"),
     ],
 )
@@ -170,3 +173,18 @@ def test_a_metric_that_cannot_be_followed_is_found_before_training(
     with pytest.raises(UserError, match=message):
         train("points", tmp_path, custom_hooks=[hook])
     assert not list(tmp_path.glob("iter_*"))
+    with pytest.raises(UserError, match=message):
+        dry_run(load_config(POINTS, {"custom_hooks": [hook], "work_dir": str(tmp_path)}))
+
+
+def test_a_failure_of_one_process_is_told_to_all_and_costs_nothing(tmp_path, start_ranks):
+    """Nobody waits for the process that failed, and training goes on."""
+    config = faulty(tmp_path, FailOnOneRank={"rank": 1}, EvaluateMetrics={**MODES, "num": 600})
+    options = ("--cfg-options", "env_cfg.dist_cfg.timeout=60")
+    processes = start_ranks(2, config, "--work-dir", tmp_path / "run", *options)
+    results = [process.wait() for process in processes]
+    assert [status for status, _ in results] == [0, 0], results
+    for done in (2, 4, 6):
+        assert f"Evaluation failed at iteration {done}, and training goes on" in results[0][1]
+    assert "process 1 failed with RuntimeError: no memory for samples" in results[0][1]
+    assert checkpoints(tmp_path / "run") == ["iter_3.pth", "iter_6.pth"]

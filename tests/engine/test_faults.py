@@ -155,10 +155,10 @@ def test_dead_readers_are_replaced(tmp_path, start_training, trained):
 
 
 def test_readers_that_keep_dying_end_the_run(tmp_path, start_training):
-    config = faulty(tmp_path, KillWorker={"at": [*range(1, 7)]})
-    result = start_training(
-        config, "--work-dir", tmp_path / "run", "--cfg-options", "train_dataloader.num_workers=1"
-    ).wait()
+    config = faulty(tmp_path, KillWorker={"at": [*range(1, 30)]})
+    options = ["train_dataloader.num_workers=1", "train_cfg.max_iters=30"]
+    arguments = (config, "--work-dir", tmp_path / "run", "--cfg-options", *options)
+    result = start_training(*arguments).wait()
     assert_one_message(result, "processes that read data died 4 times", "num_workers")
 
 
@@ -173,12 +173,38 @@ def test_data_that_stay_away_end_the_run_with_a_checkpoint(tmp_path, start_train
     assert same_weights(folder, trained("points"), "iter_6.pth")
 
 
-def test_reports_that_fail_cost_nothing(tmp_path, start_training, trained):
-    """Samples and curves cannot be written; the checkpoint of the same iteration is."""
+def test_data_that_another_process_cannot_read_end_the_run_with_a_checkpoint(tmp_path, start_ranks):
+    """The main process, which saves, can read its own."""
+    folder = tmp_path / "run"
+    late = ("--work-dir", folder, "--cfg-options", "default_hooks.checkpoint.interval=1000")
+    config = faulty(tmp_path, LoseData={"at": 5, "rank": 1})
+    first, second = [process.wait() for process in start_ranks(2, config, *late)]
+    assert_one_message(second, "the storage is away")
+    assert_one_message(first, "another process could not read its data after iteration 4", "resume")
+    assert checkpoints(folder) == ["iter_4.pth"]
+
+
+def test_folders_that_cannot_be_written_are_found_at_the_start(tmp_path, start_training):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "samples").touch()
     config = faulty(tmp_path, SampleImages={"interval": 3, "num": 4})
+    for more in ([], ["--dry-run"]):
+        result = start_training(config, "--work-dir", folder, *more).wait()
+        assert_one_message(result, r"run/samples cannot be written")
+    assert checkpoints(folder) == []
+    result = start_training(config, "--work-dir", folder / "samples" / "run", "--dry-run").wait()
+    assert_one_message(result, r"samples/run cannot be written")
+    assert not (tmp_path / "new").exists()
+    status, output = start_training(config, "--work-dir", tmp_path / "new", "--dry-run").wait()
+    assert status == 0, output
+    assert not (tmp_path / "new").exists()
+
+
+def test_reports_that_fail_cost_nothing(tmp_path, start_training, trained):
+    """Samples cannot be written; the checkpoint of the same iteration is."""
+    folder = tmp_path / "run"
+    config = faulty(tmp_path, LoseFolder={}, SampleImages={"interval": 3, "num": 4})
     status, output = start_training(config, "--work-dir", folder).wait()
     assert status == 0, output
     for done in (3, 6):
