@@ -18,16 +18,16 @@ def symlet(vanishing_moments: int) -> np.ndarray:
     # |H(ω)|² = 2 cos²ⁿ(ω/2) P(sin²(ω/2)) with P(y) = Σ_k C(n - 1 + k, k) yᵏ, k < n.
     roots = np.roots([math.comb(n - 1 + k, k) for k in reversed(range(n))])
     # One root of each conjugate pair, in an order that rounding does not change.
-    roots = sorted((y for y in roots if y.imag > -1e-9), key=lambda y: -y.real)
+    pairs = sorted((y for y in roots if y.imag > -1e-9), key=lambda y: -y.real)
     # y = (2 - z - 1/z) / 4: each y gives two zeros z and 1/z, of which H takes one.
-    zeros = [sorted(np.roots([1, 4 * y - 2, 1]), key=abs) for y in roots]
+    zeros = [sorted(np.roots([1, 4 * y - 2, 1]), key=abs) for y in pairs]
     filters = [_filter(n, choice) for choice in itertools.product(*zeros)]
     # max takes the first of equals; the mirror image comes after.
     return max(filters, key=lambda h: round(_symmetry(h), 9))
 
 
 def _filter(n: int, zeros: tuple[complex, ...]) -> np.ndarray:
-    every = [-1.0] * n
+    every: list[complex] = [-1.0] * n
     for z in zeros:
         every += [z.real] if abs(z.imag) < 1e-9 else [z, z.conjugate()]
     taps = np.poly(every).real

@@ -52,7 +52,7 @@ class _Type:
 class _Latin1(bytes):
     """Stands for ``_codecs.encode``, with which Python 3 writes bytes in old protocols."""
 
-    def __new__(cls, text: str, encoding: str) -> bytes:
+    def __new__(cls, text: str, encoding: str) -> bytes:  # type: ignore[misc]
         if encoding != "latin1":
             raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}, expected 'latin1'")
         return text.encode("latin1")
@@ -87,8 +87,9 @@ class ArrayUnpickler(pickle._Unpickler):
         super().__init__(io.BytesIO(content), encoding="latin1")
 
     def _load_bytearray(self) -> None:
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
+        # Attributes that pickle's own unpickler sets when it starts, which typeshed does not list.
+        (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(size)))  # type: ignore[attr-defined]
 
     dispatch: ClassVar[dict] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
 
