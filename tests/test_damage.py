@@ -230,7 +230,8 @@ def test_requests(lively):
     from ddgan.demo.server import build_app
 
     model = load_model(lively, "cpu")
-    client = TestClient(build_app(build_page(model, "name"), "127.0.0.1"), "http://127.0.0.1:7860")
+    page = build_page(model, "name")
+    client = TestClient(build_app(page, "127.0.0.1"), "http://127.0.0.1:7860")
     paintings = [encoded(values_of(0), form) for form in ("PNG", "JPEG", "WEBP")]
     address = "/gradio_api/queue/join"
 
@@ -240,10 +241,11 @@ def test_requests(lively):
     call = {"data": [url(paintings[0]), 2, 1, 0], "fn_index": 0, "session_hash": "s"}
 
     def send(body):
+        # Nobody works on the queue here, and gradio forgets sessions that wait for too long.
+        for queue in page._queue.event_queue_per_concurrency_id.values():
+            queue.queue.clear()
         headers = {"Content-Type": "application/json"}
-        status = client.post(address, content=body, headers=headers).status_code
-        # 503: the queue is full.
-        assert status < 500 or status == 503
+        assert client.post(address, content=body, headers=headers).status_code < 500
 
     def draw_all(arguments):
         if isinstance(arguments, list) and len(arguments) == 4:

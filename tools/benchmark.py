@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import torch
-from benchmarks import data, device_name, ops, runner, training
+from benchmarks import busy, data, device_name, ops, runner, training
 
 from ddgan.utils.cli import add_options, at_least, running
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "options": (training.add_options_options, training.compare_options),
     "runner": (runner.add_options, runner.run),
     "data": (data.add_options, data.run),
+    "busy": (busy.add_options, busy.run),
 }
 
 

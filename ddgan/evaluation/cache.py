@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -69,10 +70,18 @@ class ShardCache:
 
 
 def cache_root() -> Path:
-    """The folder for what is kept between runs: DDGAN_CACHE, or one in the user's cache."""
+    """The folder for what is kept between runs: DDGAN_CACHE, or one in the user's cache.
+
+    A user without a home folder, as in some containers, gets one among the temporary files.
+    """
     if chosen := os.environ.get("DDGAN_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddgan"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "ddgan"
+    try:
+        return Path.home() / ".cache" / "ddgan"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return Path(tempfile.gettempdir()) / f"ddgan-{os.getuid()}"
 
 
 def features_root(checkpoint: str | Path) -> Path:

@@ -76,7 +76,7 @@ def test_the_training_loop_uses_it() -> None:
         model=torch.nn.Identity(),
         build_dataloader=lambda config, **_: built.update(config) or loader,
     )
-    TrainLoop(runner, {"num_workers": 1}, max_iters=1)
+    TrainLoop(runner, {"num_workers": 1, "dataset": [0] * 8, "batch_size": 2}, max_iters=1)
     assert isinstance(built["multiprocessing_context"].Event(), Flag)
 
 

@@ -129,6 +129,7 @@ ARGUMENTS = {
     "WGANGP": from_config("wgangp_gaussians25.py", "WGANGP"),
     "DDPM": from_config("ddpm_gaussians25_t100.py", "DDPM"),
     "DiffusionAugmentation": nothing,
+    "DiffAugment": nothing,
     "SPIGANGenerator": from_config("spigan_stackeddigits.py", "SPIGANGenerator"),
     "NeuralODEMapping": from_config("spigan_stackeddigits.py", "NeuralODEMapping"),
     "StyleGAN2Generator": from_config("spigan_stackeddigits.py", "StyleGAN2Generator"),

@@ -1,10 +1,14 @@
 """Files of tensors: found by their identity alone, and never trusted where they are damaged."""
 
+import pwd
+import tempfile
+from pathlib import Path
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddgan.evaluation.cache import ShardCache, load_tensors, save_tensors
+from ddgan.evaluation.cache import ShardCache, cache_root, load_tensors, save_tensors
 
 
 def test_a_series_is_found_again_by_its_identity_alone(tmp_path):
@@ -75,3 +79,15 @@ def test_no_bytes_are_taken_for_tensors(tmp_path_factory, content, cut, flip):
     whole[flip % len(whole)] ^= 1
     path.write_bytes(whole)
     assert load_tensors(path, {}) is None
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    """As in a container that runs under a user id of its own."""
+    for name in ("DDGAN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cache_root().parent == Path(tempfile.gettempdir())

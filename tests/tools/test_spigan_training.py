@@ -119,12 +119,12 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, data, alone):
             assert torch.equal(moments[key]["exp_avg_sq"], entry["exp_avg_sq"])
 
 
-def test_checkpoints_sample_and_are_measured(alone, data):
+def test_checkpoints_sample_and_are_measured(alone, data, tmp_path):
     model = load_model(alone[0] / "iter_4.pth", "cpu")
     assert type(model).__name__ == "SPIGAN"
     assert model.sample(3).shape == (3, 3, 32, 32)
     assert 1 <= auto_batch_size(model) <= 1000
-    report = dry_run(load_config(CONFIG, options(data, 8)))
+    report = dry_run(load_config(CONFIG, options(data, 8) | {"work_dir": str(tmp_path)}))
     assert "SPIGAN of samples (3, 32, 32), each drawn with 1 evaluation(s)" in report
     assert "memory: about" in report
 
