@@ -295,12 +295,12 @@ def weights_sha256(model: GenerativeModel) -> str:
 
 
 def description_path(path: Path) -> Path:
-    """The JSON file beside an exported file."""
+    """The JSON file next to an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
 def export(model: GenerativeModel, path: Path, part: str = "sampler") -> None:
-    """Write a part of the model, and the JSON beside it. Raises UserError if it cannot be."""
+    """Write a part of the model, and the JSON next to it. Raises UserError if it cannot be."""
     if check_suffix(path) == ".onnx":  # before the minutes of tracing
         _require("onnx", "onnxscript")
     inputs = list_inputs(model, part)
@@ -311,15 +311,15 @@ def export(model: GenerativeModel, path: Path, part: str = "sampler") -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The JSON beside ``path``; raises UserError unless both are there and belong together."""
-    beside = description_path(path)
+    """The JSON next to ``path``; raises UserError unless both are there and belong together."""
+    description = description_path(path)
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = json.loads(description.read_text(encoding="utf-8"))
         fits = found["format"] == FORMAT and found["file_sha256"] == file_sha256(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} or {beside} cannot be read ({error}); export again") from None
+        raise UserError(f"{path} or {description} cannot be read ({error}); export again") from None
     if not fits:
-        raise UserError(f"{beside} describes another file than {path} is now; export again")
+        raise UserError(f"{description} describes another file than {path} is now; export again")
     return found
 
 

@@ -18,9 +18,9 @@ from ddgan.models.rng import StepRandom
 from ddgan.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PICTURES = "tests/configs/images.py"
+IMAGES = "tests/configs/images.py"
 CONFIGS = [
-    PICTURES,
+    IMAGES,
     "configs/ddgan_gaussians25.py",
     "configs/gan_gaussians25.py",
     "configs/wgangp_gaussians25.py",
@@ -124,7 +124,7 @@ def test_steps_on_a_gpu_are_those_on_a_cpu(gpu, monkeypatch, channels_last):
     options = {"model__generator__dropout": 0.0, "model__data_preprocessor__flip": False, **layout}
     results = []
     for device in ("cpu", gpu):
-        model, optimizers = build(PICTURES, device, **options)
+        model, optimizers = build(IMAGES, device, **options)
         start = flat(model).clone()
         logs = []
         for i in range(4):  # R1 in the first and the last
@@ -167,7 +167,7 @@ def test_a_gpu_is_never_waited_for(gpu, path, amp):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_step_that_is_not_finite_changes_nothing(gpu, amp, fused):
-    model, optimizers = build(PICTURES, gpu, amp, optim_wrapper__generator__optimizer__fused=fused)
+    model, optimizers = build(IMAGES, gpu, amp, optim_wrapper__generator__optimizer__fused=fused)
     model.train_step(batch_of(model), optimizers)
     wrapper = optimizers["generator"]
     skipped = wrapper.skips.read()[0]
@@ -186,7 +186,7 @@ def test_a_step_that_is_not_finite_changes_nothing(gpu, amp, fused):
 def test_losses_in_mixed_precision_are_near_those_without(gpu):
     found = {}
     for amp in ("off", "bf16", "fp16"):
-        model, optimizers = build(PICTURES, gpu, amp)
+        model, optimizers = build(IMAGES, gpu, amp)
         torch.manual_seed(0)
         found[amp] = model.train_step(batch_of(model), optimizers)
     for amp in ("bf16", "fp16"):

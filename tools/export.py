@@ -7,7 +7,7 @@ The ending of the file chooses its form::
     python tools/export.py iter_400000.pth ddgan.so           # AOTInductor
     python tools/export.py iter_400000.pth ddgan.safetensors  # weights and config, for this project
 
-The first three hold the whole sampler, with the noise as inputs, and a JSON file beside them says
+The first three hold the whole sampler, with the noise as inputs, and a JSON file next to them says
 which. ``--check`` compares such a file with the model instead of writing it. The same weights,
 sampled differently::
 

@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Turn the records of tools/test.py into the tables of both papers, published "
-        "rows beside measured ones, and the plot of quality against time (DDGAN, Fig. 4)."
+        "rows next to measured ones, and the plot of quality against time (DDGAN, Fig. 4)."
     )
     parser.add_argument("folders", nargs="+", help="runs, or folders of runs, such as work_dirs")
     parser.add_argument(
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--out", metavar="FILE",
-        help="the Markdown to write, with quality_time.png beside it, or the figure's PNG; "
+        help="the Markdown to write, with quality_time.png next to it, or the figure's PNG; "
         "default: print the tables",
     )  # fmt: skip
     args = parser.parse_args()

@@ -54,13 +54,13 @@ def parse_args() -> argparse.Namespace:
     curves = command("curves", draw_curves, "losses, per time step too, and gradient norms")
     curves.add_argument("run", help="folder of a training run")
 
-    digits = command("digits", draw_digits, "stacked digits beside their three channels", *model)
+    digits = command("digits", draw_digits, "stacked digits next to their three channels", *model)
     digits.add_argument("--num", type=int, default=40, help="how many samples (default 40)")
 
     points = command(
         "points",
         draw_points,
-        "samples of several models on the 25-Gaussians beside the data, with the scores that "
+        "samples of several models on the 25-Gaussians next to the data, with the scores that "
         "tools/test.py --metric modes recorded (DDGAN, Fig. 6)",
         *model[1:],
     )
@@ -136,7 +136,7 @@ def draw_latents(args: argparse.Namespace) -> None:
 
 
 def draw_points(args: argparse.Namespace) -> None:
-    """Draw a panel of points for each model beside the data."""
+    """Draw a panel of points for each model next to the data."""
     names = args.names or [Path(checkpoint).parent.name for checkpoint in args.checkpoints]
     if len(names) != len(args.checkpoints):
         raise UserError(f"--names has {len(names)} for {len(args.checkpoints)} checkpoints")

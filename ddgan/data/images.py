@@ -187,7 +187,7 @@ class ImageDataset(Dataset, ABC):
         if (bits := image.info.get(USED_BITS)) and not self._dim_noted:
             self._dim_noted = True
             self._log(
-                f"{self.image_name(index)} has 16 bits of which only the lowest {bits} are used: "
+                f"{self.image_name(index)} has 16 bits but uses only the lowest {bits}: "
                 "it becomes (nearly) black, and others may, too. Scale the values to 0..65535"
             )
         try:

@@ -35,8 +35,8 @@ class ImageLMDB(ImageDataset):
     """The images of an LMDB: encoded files, or raw uint8 values of square RGB images.
 
     The order is that of the keys "0", "1", ... where the keys are these, else the sorted one.
-    ``num_images`` takes only the first ones. Labels come from a ``dataset.json`` beside data.mdb,
-    in the form that ImageZip reads, with keys for names. Nothing is written beside the data.
+    ``num_images`` takes only the first ones. Labels come from a ``dataset.json`` next to data.mdb,
+    in the form that ImageZip reads, with keys for names. Nothing is written next to the data.
     Raises FileNotFoundError for a missing path, ValueError for a path that is no LMDB, is
     truncated or damaged, has too few entries, entries that are no images, or labels of another
     form. ``options`` and the other errors are those of ImageDataset.
@@ -218,7 +218,7 @@ def _leaf_entry(file: PatientFile, page: bytes, node: int, number: int, page_siz
     return _Entry(key, offset, size)
 
 
-# Of writing: bytes per transaction, and room for pages beside the values.
+# Of writing: bytes per transaction, and room for pages next to the values.
 _TRANSACTION = 1 << 26
 _PAGE = 4096
 
@@ -231,7 +231,7 @@ def encode_for_lmdb(x: Tensor) -> bytes:
 
 
 def write_lmdb(path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int) -> None:
-    """Store values under the keys "0", "1", ..., and labels in ``dataset.json`` beside them."""
+    """Store values under the keys "0", "1", ..., and labels in ``dataset.json`` next to them."""
     try:
         import lmdb
     except ImportError:

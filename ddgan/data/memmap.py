@@ -29,7 +29,7 @@ class ImageMemmap(BatchedDataset):
     """The images of a ``.npy`` file, uint8 (N, C, H, W) with C = 1 or 3, fetched batch by batch.
 
     The file may be larger than the memory: what is asked for is read, and the system keeps it for
-    all processes. Integer labels (N,) are taken from ``NAME.labels.npy`` beside it, where that
+    all processes. Integer labels (N,) are taken from ``NAME.labels.npy`` next to it, where that
     exists. ``image_size`` and ``num_images`` are checked, or taken from the file; of more images
     only the first ``num_images`` are used. No pickled content is read. Raises FileNotFoundError
     for a missing file, ValueError for one of another form, size or length, StorageError when the
@@ -142,7 +142,7 @@ def encode_for_memmap(x: Tensor) -> bytes:
 def write_memmap(
     path: Path, entries: Entries, count: int, shape: tuple[int, ...], size: int
 ) -> None:
-    """Store one uint8 array (N, C, H, W), and one of the labels beside it if there are any."""
+    """Store one uint8 array (N, C, H, W), and one of the labels next to it if there are any."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     labels = []
     # Not mapped: on a full disk, writing to a mapped page kills the process.

@@ -1,10 +1,10 @@
 """Bringing images into the form that training reads: parallel, restartable, checked at the end.
 
 The work is divided into shards. A worker process decodes, transforms and encodes the images of a
-shard and stores them beside the destination, in a folder ``DST.partial``; a shard is there whole or
-not at all. When all are there, the destination is put together from them, read again, compared with
-what the workers decoded, and only then gets its name. Killed at any moment and started again, the
-work goes on from the shards that are there.
+shard and stores them next to the destination, in a folder ``DST.partial``; a shard is there whole
+or not at all. When all are there, the destination is put together from them, read again, compared
+with what the workers decoded, and only then gets its name. Killed at any moment and started again,
+the work goes on from the shards that are there.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Format(NamedTuple):
     """How one image is stored, how a file is put together from many, and how it is read.
 
     ``write`` takes the path, the encoded images with their labels, and the number, shape (C, H, W)
-    and total bytes of them. ``companions`` are files beside the path that belong to it.
+    and total bytes of them. ``companions`` are files next to the path that belong to it.
     """
 
     suffix: str
@@ -101,7 +101,7 @@ def prepare(
 ) -> Prepared:
     """Store the (first ``limit``) images of ``source`` at ``destination``.
 
-    ``form`` is a key of FORMATS; ``workers`` processes work beside this one, or none. Raises
+    ``form`` is a key of FORMATS; ``workers`` processes work along with this one, or none. Raises
     UserError where the destination is something else already, another process is making it, the
     source cannot be reached, no image is readable, or what was stored does not read back as what
     was decoded.

@@ -1,4 +1,4 @@
-"""The order of training: endless, shuffled anew each epoch, and resumable without loading data."""
+"""The order of training: endless, shuffled again each epoch, and resumable without loading data."""
 
 from collections.abc import Iterator, Sized
 

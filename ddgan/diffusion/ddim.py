@@ -77,7 +77,7 @@ def heun_step(
     """x_s from x_t on the probability-flow ODE by Heun's method, of order 2.
 
     ``predict(x_t, t)`` is the noise in x_t, as the network predicts it. In x_t / √alpha_bar_t over
-    √(1 / alpha_bar_t - 1) the ODE is dx/dσ = eps, of which a step of DDIM is Euler's method (Song
+    √(1 / alpha_bar_t - 1) the ODE is dx/dσ = eps, and a step of DDIM is Euler's method for it (Song
     et al., 2021, Sec. 4.3). The step to 0, where there is no noise to predict, stays Euler's.
     """
     eps = predict(x_t, t)

@@ -48,7 +48,7 @@ class RunningMeans:
         self._totals[key] = self._totals[key].add_(new) if key in self._totals else new
 
     def pop(self) -> dict[str, float]:
-        """Return the means and start anew; this waits for the device."""
+        """Return the means and start over; this waits for the device."""
         sums: dict[str, Tensor] = {}
         for key, totals in self._totals.items():
             parts = totals.cpu().split([shape.numel() for _, shape in key], dim=1)
@@ -224,7 +224,7 @@ class AtomicCheckpoint(Hook):
     """Write ``iter_N.pth`` every ``interval`` iterations and at the end, from the main process.
 
     It is written early if the run is asked to stop, and later while gradients are accumulated or
-    updates are skipped: it is to hold all, and nothing that is on its way to ruin. Of the
+    updates are skipped: it is complete and never holds diverging weights. Of the
     checkpoints, the newest ``max_keep_ckpts`` are kept (all if -1), and those of every
     ``keep_every``-th iteration; an old one goes only after a new one is complete.
     """

@@ -22,7 +22,7 @@ GO_ON, ASKED, NO_DATA = range(3)
 class StopRequest:
     """Why the run has to stop, if it has to, known to all processes alike.
 
-    The answers are combined while an iteration is computed, on the CPU and beside the training's
+    The answers are combined while an iteration is computed, on the CPU and alongside the training's
     own messages: the device is never waited for, and all processes stop after the same iteration.
     """
 

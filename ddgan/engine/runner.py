@@ -49,7 +49,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Runner(MMRunner):
     """Builds everything from a config and trains.
 
-    Beside mmengine's: checkpoints are written atomically and read without running code, resuming
+    Besides mmengine's: checkpoints are written atomically and read without running code, resuming
     takes the newest whole checkpoint, and processes on CPU-only machines can train together.
     """
 
@@ -189,7 +189,7 @@ class Runner(MMRunner):
             meta, state = checkpoint["meta"], checkpoint["state_dict"]
             iteration, samples_seen = int(meta["iter"]), int(meta["samples_seen"])
             changes = changes_on_resume(self, meta)
-        # What is not of its form, in a file that was altered, raises nearly anything.
+        # A part of another form, in an altered file, raises nearly anything.
         except Exception as error:
             raise CheckpointError(
                 f"{filename} lacks a part of a training checkpoint, or has it in another form "

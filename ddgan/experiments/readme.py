@@ -1,4 +1,4 @@
-"""The README.md that an experiment leaves: published numbers beside measured ones."""
+"""The README.md that an experiment leaves: published numbers next to measured ones."""
 
 import os
 import platform
@@ -78,7 +78,7 @@ def stand_in(training: str) -> str:
 
 
 def _comparison(plan: Plan) -> list[str]:
-    """A table with a row for each training, published values beside measured ones."""
+    """A table with a row for each training, published values next to measured ones."""
     published = {name: published_values(name) for name in plan.folders}
     measured = {name: _measured(checkpoint) for name, checkpoint in plan.checkpoints.items()}
     headings, rows = ["training"], {name: [name] for name in plan.folders}

@@ -29,7 +29,7 @@ def plot_denoising(
     """Draw how 1-D data diffuse, and q(x_s | x_T = ``x_t``) for every s < T = ``num_steps``.
 
     Columns are times. The top row shows the data's q(x_s), the bottom row the true denoising
-    distribution beside the Gaussian of its mean and variance.
+    distribution next to the Gaussian of its mean and variance.
     """
     alpha_bar = Diffusion(num_steps, dtype=torch.float64, **BETAS).alpha_bar.tolist()
     x = torch.linspace(-3.2, 3.2, 1201, dtype=torch.float64)

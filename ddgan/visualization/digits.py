@@ -1,4 +1,4 @@
-"""Stacked digits beside their three channels."""
+"""Stacked digits next to their three channels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from ddgan.visualization.figure import new_figure, save_figure
 def plot_digits(
     panels: dict[str, tuple[Tensor, Sequence[int]]], path: str | Path, columns: int = 5
 ) -> None:
-    """Draw stacked digits, each beside its three channels, under the label that was read.
+    """Draw stacked digits, each next to its three channels, under the label that was read.
 
     ``panels`` maps a title to (N, 3, H, W) uint8 samples and their N labels 100 a + 10 b + c, for
     the digits a, b, c in the channels.

@@ -1,4 +1,4 @@
-"""Several draws of p(x_0 | x_t) for each t, beside x_t: DDGAN's Figs. 8, 14 and 15."""
+"""Several draws of p(x_0 | x_t) for each t, next to x_t: DDGAN's Figs. 8, 14 and 15."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -132,7 +132,7 @@ def grey_png(bits, values, transparent):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transparency_at_every_depth(bits, channels):
     top = 2**bits - 1
-    # Black, which is transparent, and white beside a value that differs in its lowest bit alone.
+    # Black, which is transparent, and white next to a value that differs in its lowest bit alone.
     values = [0, top, 0, 1]
     x = to_tensor(decode_image(grey_png(bits, values, 0), channels))
     expected = [255, 255, 255, 0 if bits == 16 else 255 // top]
@@ -149,7 +149,7 @@ def test_few_bits_of_sixteen_are_told(tmp_path, log):
     assert [len(data[i]["x"]) for i in range(4)] == [1] * 4
     # Once for a data set; an image that is black in all its bits is no mistake.
     assert len(log) == 1
-    assert "1.png has 16 bits of which only the lowest 12 are used" in log[0]
+    assert "1.png has 16 bits but uses only the lowest 12" in log[0]
 
 
 @pytest.mark.parametrize("value", [-1, 0, 255, 0x10000])

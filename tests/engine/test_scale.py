@@ -22,7 +22,7 @@ def run(processes):
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_resuming_with_another_number_of_processes(tmp_path, start_ranks, train, before, after):
-    """The global batch stays, so the training does: its samples and draws are dealt out anew."""
+    """The global batch stays, so the training does: its samples and draws are dealt out again."""
     folder = tmp_path / "run"
     train("points", tmp_path / "one", train_dataloader__batch_size=16)
     for count, options in ((before, ["train_cfg.max_iters=3"]), (after, ["resume=True"])):

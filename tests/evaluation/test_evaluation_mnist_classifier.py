@@ -131,7 +131,7 @@ def test_features(trained, root):
     found = features(images)["features"]
     assert (found.shape, found.dtype) == ((8, features.feature_dim), torch.float32)
     assert len(features.weights_digest) == 64
-    # Each channel's part is that of the channel alone, whatever is beside it.
+    # Each channel's part is that of the channel alone, whatever is next to it.
     swapped = features(images[:, [2, 0, 1]])["features"]
     torch.testing.assert_close(found.roll(128, dims=1), swapped)
     logits = trained.logits(found.reshape(8, 3, 128))

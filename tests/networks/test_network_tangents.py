@@ -90,7 +90,7 @@ def test_tangents_of_gradients_are_finite_differences(build) -> None:
 
 @NETWORKS
 def test_a_loss_on_the_tangent_trains(build) -> None:
-    """The gradient of a function of the tangent, and that of the value beside a fixed tangent."""
+    """The gradient of a function of the tangent, and that of the value next to a fixed tangent."""
     f, inputs = build(torch.float64)
     along = _directions(inputs)
 

@@ -1,4 +1,4 @@
-"""prepare_data.py interrupted, on a full disk, with damaged parts, and beside another process."""
+"""prepare_data.py interrupted, on a full disk, with damaged parts, and next to another process."""
 
 import contextlib
 import fcntl

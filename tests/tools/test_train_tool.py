@@ -8,7 +8,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests" / "configs"
-POINTS, PICTURES = CONFIGS / "points.py", CONFIGS / "images.py"
+POINTS, IMAGES = CONFIGS / "points.py", CONFIGS / "images.py"
 
 
 class Malicious:
@@ -31,12 +31,12 @@ def assert_one_message(status, output, *parts):
 
 BAD = {
     "misspelt key": (
-        PICTURES,
+        IMAGES,
         ["--cfg-options", "train_dataloader.batchsize=3"],
         ["train_dataloader has no key 'batchsize'", "did you mean 'batch_size'"],
     ),
     "image size": (
-        PICTURES,
+        IMAGES,
         ["--cfg-options", "model.generator.image_size=16"],
         ["shape (3, 8, 8)", "(3, 16, 16)", "change model.generator or the data set's pipeline"],
     ),
@@ -47,13 +47,13 @@ BAD = {
         ["shape (3, 8, 8)", "makes (2,)"],
     ),
     "empty folder": (
-        PICTURES,
+        IMAGES,
         ["--cfg-options", "train_dataloader.dataset._delete_=True",
          "train_dataloader.dataset.type=ImageFolder", "train_dataloader.dataset.root=EMPTY"],
         ["there are no images in", "set root to your folder of images"],
     ),
     "missing folder": (
-        PICTURES,
+        IMAGES,
         ["--cfg-options", "train_dataloader.dataset._delete_=True",
          "train_dataloader.dataset.type=ImageFolder", "train_dataloader.dataset.root=nowhere"],
         ["nowhere is not a folder", "set root"],
@@ -117,7 +117,7 @@ def test_a_run_that_diverges_ends_with_one_message(tmp_path, start_tool):
 
 def test_dry_run_reports_and_leaves_nothing(tmp_path, call_tool, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, output = call_tool("train", PICTURES, "--dry-run", "--device", "cpu")
+    status, output = call_tool("train", IMAGES, "--dry-run", "--device", "cpu")
     assert status == 0, output
     assert "model DDGAN of samples (3, 8, 8)" in output
     assert "generator_ema:" in output
@@ -149,7 +149,7 @@ def test_unreadable_images(tmp_path, call_tool, bad):
         (folder / f"{index:02d}.png").write_bytes(content[:40] if 1 <= index <= bad else content)
     status, output = call_tool(
         "train",
-        PICTURES,
+        IMAGES,
         "--work-dir",
         tmp_path / "run",
         "--device",

@@ -16,7 +16,7 @@ from ddgan.utils.device import (
     memory_errors_named,
 )
 
-# Tensors above the largest threshold that glibc reaches by itself, so that each is fetched anew.
+# Tensors above the largest threshold that glibc reaches by itself, so that each is fetched again.
 PROGRAM = """
 import resource, sys, torch
 from ddgan.utils.device import set_up_cpu
@@ -30,7 +30,7 @@ def faults(rounds):
         torch.ones(9 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults(20)  # what is small finds its place beside the large
+faults(20)  # what is small finds its place next to the large
 print(faults(20), float(torch.full((1,), 1e-39) * 0.5))
 """
 

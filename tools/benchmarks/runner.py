@@ -1,4 +1,4 @@
-"""What an iteration of training costs beside the model's train step."""
+"""What an iteration of training costs besides the model's train step."""
 
 import argparse
 import contextlib
@@ -56,9 +56,9 @@ class Instrument(Hook):
             self.seconds = defaultdict(float)
         elif batch_idx == WARM_UP + self.iterations:
             found = dict(self.seconds)
-            beside = found.pop("iteration") - found["train step"]
-            found["hooks before, seed"] = beside - found["hooks after"]
-            found["all but the train step"] = beside + found["data"]
+            rest = found.pop("iteration") - found["train step"]
+            found["hooks before, seed"] = rest - found["hooks after"]
+            found["all but the train step"] = rest + found["data"]
             self.milliseconds = {n: 1e3 * s / self.iterations for n, s in found.items()}
 
 
@@ -70,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """What an iteration costs beside the train step: data, hooks, log, seeds.
+    """What an iteration costs besides the train step: data, hooks, log, seeds.
 
     The runner trains a config with its default hooks and log. The writing of checkpoints and
     samples, which happens once in thousands of iterations, is left out.
