@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddgan.engine.checkpoint import list_checkpoints, newest_good_checkpoint
 from ddgan.engine.optim import PrecisionOptimWrapper
-from ddgan.errors import TrainingError
+from ddgan.errors import TrainingError, UserError
 from ddgan.registry import HOOKS
 from ddgan.utils.device import peak_memory
 from ddgan.utils.distributed import is_lost_process
@@ -290,9 +290,12 @@ class SampleImages(Hook):
         check_writable(Path(config.work_dir) / "samples")
 
     def before_train(self, runner: Runner) -> None:
-        """Check as early as possible."""
+        """Warn as early as possible; training does not need the images."""
         if is_main_process():
-            self.check(runner.cfg)
+            try:
+                self.check(runner.cfg)
+            except UserError as error:
+                runner.logger.warning(f"Samples will not be drawn, and training goes on: {error}")
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None

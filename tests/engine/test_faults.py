@@ -189,10 +189,14 @@ def test_folders_that_cannot_be_written_are_found_at_the_start(tmp_path, start_t
     folder.mkdir()
     (folder / "samples").touch()
     config = faulty(tmp_path, SampleImages={"interval": 3, "num": 4})
-    for more in ([], ["--dry-run"]):
-        result = start_training(config, "--work-dir", folder, *more).wait()
-        assert_one_message(result, r"run/samples cannot be written")
+    result = start_training(config, "--work-dir", folder, "--dry-run").wait()
+    assert_one_message(result, r"run/samples cannot be written")
     assert checkpoints(folder) == []
+    status, output = start_training(config, "--work-dir", folder).wait()
+    assert status == 0, output
+    warning = output.index("run/samples cannot be written")
+    assert warning < output.index("iter 2/6")
+    assert "iter_6.pth" in checkpoints(folder)
     result = start_training(config, "--work-dir", folder / "samples" / "run", "--dry-run").wait()
     assert_one_message(result, r"samples/run cannot be written")
     assert not (tmp_path / "new").exists()
