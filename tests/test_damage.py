@@ -264,6 +264,6 @@ def test_requests(lively):
     check()
     for body in ('{"data": [NaN], "fn_index": 0, "session_hash": ""}', '{"data": ["\\ud800"]}'):
         assert client.post(address, content=body).status_code == 400
-    for key, value in {"fn_index": 1, "session_hash": 3, "request": {}, "data": [{}]}.items():
+    for key, value in {"fn_index": 1, "session_hash": "", "request": {}, "data": [{}]}.items():
         assert client.post(address, json={**call, key: value}).status_code == 400
     assert client.post(address, json=call).status_code in (200, 503)

@@ -169,6 +169,7 @@ def _is_call(body: bytes) -> bool:
     return (
         known
         and isinstance(session, str)
+        and session != ""
         and isinstance(arguments, list)
         and all(value is None or isinstance(value, str | int | float) for value in arguments)
     )

@@ -26,9 +26,11 @@ def check(tmp_path, tool_environment):
     python.chmod(0o755)
 
     def run(**environment):
+        # A caller's own choice of architectures would be kept.
+        inherited = {k: v for k, v in tool_environment.items() if k != "TORCH_CUDA_ARCH_LIST"}
         done = subprocess.run(
             ["bash", ROOT / "tools" / "gpu_check.sh", tmp_path / "out"],
-            env=tool_environment | {"PYTHON": str(python), "CALLS": str(calls)} | environment,
+            env=inherited | {"PYTHON": str(python), "CALLS": str(calls)} | environment,
             capture_output=True,
             text=True,
         )
