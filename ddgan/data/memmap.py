@@ -72,7 +72,7 @@ class ImageMemmap(BatchedDataset):
         return torch.from_numpy(images), labels
 
     def digest(self) -> str:
-        """A SHA-256 string of the images and labels, all of which are read for it."""
+        """A SHA-256 string of the images and labels; it reads all of them."""
         shape = (len(self), *self.image_shape)
         digest = hashlib.sha256(str(shape).encode())
         position, end = self._start, self._start + math.prod(shape)

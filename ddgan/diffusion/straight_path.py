@@ -11,7 +11,7 @@ class StraightPath:
     """i(t) = t x_0 + (1 - t) x_T for t in [0, 1], x_T drawn in closed form (SPI-GAN, Eq. 7).
 
     Here t runs along the path: i(0) = x_T is noise and i(1) = x_0 is data. ``sde`` is the forward
-    SDE (Song et al., 2021, App. B), of which only its end, at SDE time 1, is needed:
+    SDE (Song et al., 2021, App. B); only its end, at SDE time 1, is needed:
 
     - ``"vp"``, variance preserving, and ``"subvp"``, of lower variance: β(s) rises from
       ``beta_min`` to ``beta_max``;

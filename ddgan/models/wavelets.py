@@ -19,7 +19,7 @@ def symlet(vanishing_moments: int) -> np.ndarray:
     roots = np.roots([math.comb(n - 1 + k, k) for k in reversed(range(n))])
     # One root of each conjugate pair, in an order that rounding does not change.
     pairs = sorted((y for y in roots if y.imag > -1e-9), key=lambda y: -y.real)
-    # y = (2 - z - 1/z) / 4: each y gives two zeros z and 1/z, of which H takes one.
+    # y = (2 - z - 1/z) / 4: each y gives two zeros, z and 1/z; H takes one.
     zeros = [sorted(np.roots([1, 4 * y - 2, 1]), key=abs) for y in pairs]
     filters = [_filter(n, choice) for choice in itertools.product(*zeros)]
     # max takes the first of equals; the mirror image comes after.

@@ -82,7 +82,7 @@ def read_value(text: str) -> Any:
     """The value that a text on the command line stands for.
 
     That is a number, True, False, None, a list or tuple in brackets, a list of numbers without
-    brackets, or else the text itself, of which only enclosing quotes are taken off. Raises
+    brackets, or else the text itself, without the quotes that enclose it. Raises
     ValueError for brackets or quotes that do not match in a list.
     """
     value = _read_word(text)
